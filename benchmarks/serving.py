@@ -1,0 +1,102 @@
+"""What the server costs: tokens/s through gRPC against the bare engine in a loop, interleaved A B A B.
+
+Both decode the same prompts with the same engine and settings, greedily, to the same length, prefill included and
+speculation off. The bare loop has no server, no sampling but argmax, no detokenizer and no clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.environment import ENGINE, use_huge_pages
+from client import Client
+from launcher.server import Options, TritonServer
+from tandem.engines import Engine, EngineOptions, Row, load_engine
+from tandem.prompt import PromptEncoder
+from tandem.settings import TargetSettings
+
+SUBJECTS = (
+    "dog", "cat", "river", "mountain", "king", "queen", "robot", "planet",
+    "garden", "train", "ship", "tree", "wolf", "lion", "school", "city",
+)  # fmt: skip
+
+
+def prompts_for(streams: int) -> list[str]:
+    return [f"Write a long story about a {SUBJECTS[i % len(SUBJECTS)]} number {i}." for i in range(streams)]
+
+
+def bare_rate(engine: Engine, prompts: list[list[int]], new_tokens: int) -> float:
+    """Tokens/s of the engine alone: one ragged prefill step, then one token per sequence and step."""
+    per_sequence = -(-(max(map(len, prompts)) + new_tokens + 1) // engine.block_size)
+    blocks = [list(range(i * per_sequence, (i + 1) * per_sequence)) for i in range(len(prompts))]
+    started = time.perf_counter()
+    rows = [Row(prompt, 0, table) for prompt, table in zip(prompts, blocks, strict=True)]
+    for step in range(new_tokens):
+        chosen = engine.forward(rows).argmax(axis=1).tolist()
+        rows = [
+            Row([token], len(prompt) + step, table)
+            for token, prompt, table in zip(chosen, prompts, blocks, strict=True)
+        ]
+    return len(prompts) * new_tokens / (time.perf_counter() - started)
+
+
+def served_rate(client: Client, prompts: list[str], new_tokens: int) -> float:
+    """Tokens/s of as many concurrent streams as there are prompts."""
+
+    def run(prompt: str) -> None:
+        result = client.stream(prompt, max_tokens=new_tokens, min_length=new_tokens, drafter="none").result()
+        assert result.generated_tokens == new_tokens
+
+    threads = [threading.Thread(target=run, args=(prompt,)) for prompt in prompts]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(prompts) * new_tokens / (time.perf_counter() - started)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16], help="numbers of concurrent streams")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per stream")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of A and B; the first is not counted")
+    parser.add_argument("--engine", type=Path, default=ENGINE, help="engine directory")
+    arguments = parser.parse_args()
+    use_huge_pages("benchmarks.serving")
+    engine_directory = arguments.engine.resolve()
+    prompt_encoder = PromptEncoder(engine_directory)
+    table = Table("streams", "bare engine, tokens/s", "through gRPC, tokens/s", "ratio", title="median (min-max)")
+    options = Options(env={"TANDEM_TARGET_ENGINE": str(engine_directory)})
+    with TritonServer(options) as server, Client(server.grpc_url) as client, Progress(transient=True) as progress:
+        engine = load_engine(engine_directory, EngineOptions(graph_memory_mb=TargetSettings().graph_memory_mb))
+        task = progress.add_task("measuring", total=len(arguments.streams) * arguments.rounds)
+        for streams in arguments.streams:
+            texts = prompts_for(streams)
+            prompts = [prompt_encoder.encode(text, special_tokens=True) for text in texts]
+            bare, served = [], []
+            for _ in range(arguments.rounds):
+                bare.append(bare_rate(engine, prompts, arguments.tokens))
+                served.append(served_rate(client, texts, arguments.tokens))
+                progress.advance(task)
+            bare, served = bare[1:], served[1:]
+            ratios = [s / b for s, b in zip(served, bare, strict=True)]
+            ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+            table.add_row(str(streams), spread(bare), spread(served), ratio)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

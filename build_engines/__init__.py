@@ -1,0 +1,1 @@
+"""Offline: checkpoint to engine. `python -m build_engines --help` explains the commands."""

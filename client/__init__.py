@@ -1,0 +1,34 @@
+"""Client library and command line for the generate model."""
+
+from client.asynchronous import AsyncClient, AsyncStream
+from client.errors import (
+    Cancelled,
+    InvalidRequest,
+    ServerError,
+    TimedOut,
+    Unavailable,
+    Unreachable,
+    Unsupported,
+)
+from client.request import Message, Parameters
+from client.response import Chunk, Result, Timing
+from client.sync import Client, Stream
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "InvalidRequest",
+    "Message",
+    "Parameters",
+    "Result",
+    "ServerError",
+    "Stream",
+    "TimedOut",
+    "Timing",
+    "Unavailable",
+    "Unreachable",
+    "Unsupported",
+]

@@ -1,0 +1,211 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from client import channel
+from client.errors import ServerError, error_from_rpc
+from client.request import Message, Parameters, build_request
+from client.response import Chunk, Collector, Result, Timing
+
+
+class Stream(Iterator[Chunk]):
+    """The responses of one request as they come. Leaving it before its end cancels the request on the server.
+
+    Iteration raises `ServerError` (or one of its kinds) when the request fails, `Cancelled` after `cancel()`.
+    """
+
+    def __init__(self, call: Any, collector: Collector | None = None) -> None:
+        self._call = call
+        self._collector = collector or Collector()
+        self._ended = False
+
+    @property
+    def timing(self) -> Timing:
+        """Arrival times so far."""
+        return self._collector.timing
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._collector.text
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        if self._ended:
+            raise StopIteration
+        try:
+            return self._collector.read(next(self._call))
+        except StopIteration:
+            self._ended = True
+            self._collector.check_end()
+            raise
+        except grpc.RpcError as error:
+            self._ended = True
+            raise error_from_rpc(error) from None
+        except ServerError:
+            self._ended = True
+            # The server is ending the stream too: cancelling it in that moment can trip Triton 2.51.
+            with contextlib.suppress(grpc.RpcError):
+                for _ in self._call:
+                    pass
+            raise
+
+    def result(self) -> Result:
+        """Wait for the rest and return the whole answer.
+
+        Raises:
+            ServerError: the request failed or was left before its end.
+        """
+        for _ in self:
+            pass
+        return self._collector.result()
+
+    def cancel(self) -> None:
+        """Cancel the request; may be called from any thread, and more than once."""
+        self._call.cancel()
+
+    def close(self) -> None:
+        """Leave the stream; nothing more is read from it."""
+        self._ended = True
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._call.cancel()
+
+
+class Client:
+    """A connection to a server. It may be shared between threads and carry many requests at a time.
+
+    Example:
+        with Client() as client:
+            for chunk in client.stream("The capital of France is", max_tokens=32):
+                print(chunk.text, end="", flush=True)
+
+    Args:
+        url: host and port of the server's gRPC endpoint.
+        model: name of the model.
+        credentials: for an encrypted connection.
+    """
+
+    def __init__(
+        self,
+        url: str = channel.DEFAULT_URL,
+        *,
+        model: str = "generate",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        options = channel.SYNC_CHANNEL_OPTIONS
+        self.model = model
+        self._channel = (
+            grpc.insecure_channel(url, options)
+            if credentials is None
+            else grpc.secure_channel(url, credentials, options)
+        )
+        self._stream = self._channel.unary_stream(**channel.STREAM_METHOD)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def stream(
+        self,
+        prompt: str | bytes | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        timeout: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Stream:
+        """Send a request and return its responses as they come.
+
+        Args:
+            prompt: raw text to continue.
+            messages: a chat to answer, instead of a prompt.
+            timeout: seconds for the whole request.
+            parameters: see `Parameters`.
+
+        Raises:
+            InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
+        """
+        request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
+        return self._send(request, timeout)
+
+    def generate(
+        self,
+        prompt: str | bytes | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        timeout: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Result:
+        """Send a request and wait for the whole answer, which comes as one response.
+
+        The arguments are those of `stream`.
+
+        Raises:
+            ServerError: the request failed.
+        """
+        request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
+        return self._send(request, timeout).result()
+
+    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None) -> Stream:
+        collector = Collector()  # its clock starts before the request leaves
+        return Stream(self._stream(request, timeout=channel.deadline(timeout)), collector)
+
+    def server_ready(self, timeout: float = 5.0) -> bool:
+        """Whether the server and all its models are ready.
+
+        Raises:
+            Unreachable: nothing answers at the address.
+        """
+        return bool(self._ask(self._stub.ServerReady, service_pb2.ServerReadyRequest(), timeout).ready)
+
+    def model_ready(self, model: str | None = None, timeout: float = 5.0) -> bool:
+        """Whether a model (this client's own unless named) is ready.
+
+        Raises:
+            Unreachable: nothing answers at the address.
+        """
+        request = service_pb2.ModelReadyRequest(name=model or self.model)
+        return bool(self._ask(self._stub.ModelReady, request, timeout).ready)
+
+    def models(self, timeout: float = 5.0) -> dict[str, str]:
+        """State of every model in the server's repository, by name.
+
+        Raises:
+            Unreachable: nothing answers at the address.
+        """
+        index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout)
+        return {model.name: model.state or "UNLOADED" for model in index.models}
+
+    def _ask(self, method: Any, request: Any, timeout: float) -> Any:
+        try:
+            return method(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from None
+
+    def close(self) -> None:
+        """Close the connection; requests under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,140 @@
+"""The coordinator of one target: turns requests into sequences and runs them through the decoding loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Any
+
+from tandem.decoding import DecodingLoop, Target
+from tandem.detokenizer import Detokenizer
+from tandem.errors import InvalidRequest, RequestError
+from tandem.manifest import Manifest
+from tandem.metrics import Metrics
+from tandem.prompt import PromptEncoder
+from tandem.request import GenerateRequest, parse_request
+from tandem.sampling import SamplingParams
+from tandem.scheduler import Scheduler
+from tandem.sequence import Sequence, Sink
+from tandem.settings import CoordinatorSettings
+from tandem.step import DRAFTERS
+from tandem.stopping import StopMatcher
+
+
+class Coordinator:
+    """One per `generate` instance."""
+
+    def __init__(
+        self, settings: CoordinatorSettings, engine_directory: Path, target: Target, has_draft: bool = False
+    ) -> None:
+        manifest = Manifest.load(engine_directory, verify=False)  # the target verifies the weights
+        self.settings = settings
+        self._drafters = [name for name in DRAFTERS if name != "draft" or has_draft]
+        self.metrics = Metrics()
+        self.prompts = PromptEncoder(engine_directory)
+        self.max_length = min(manifest.context_length, settings.max_length or manifest.context_length)
+        self._end_ids = tuple(manifest.eos_token_ids)
+        self._detokenizer = Detokenizer(self.prompts.tokenizer)
+        scheduler = Scheduler(
+            settings.max_running, settings.max_step_tokens, settings.mixed_step_tokens, settings.max_passes
+        )
+        self._drain_file = Path(settings.drain_file) if settings.drain_file else None
+        self._loop = DecodingLoop(target, scheduler, self.metrics, settings.max_queue_size, self._drain_file)
+
+    def start(self) -> None:
+        self._loop.start()
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def parse(self, fields: Mapping[str, Seq[Any]]) -> GenerateRequest:
+        """Check the fields of a request; see `tandem.request.parse_request`."""
+        return parse_request(fields, self.settings.max_prompt_bytes, self._drafters)
+
+    def prepare(self, request: GenerateRequest, sink: Sink, timeout_s: float | None = None) -> tuple[Sequence, str]:
+        """Tokenize a request and check its lengths. `sink` will get its tokens, or its error.
+
+        Returns:
+            The sequence, which `submit` and `cancel` take, and the prompt as text.
+
+        Raises:
+            InvalidRequest: the prompt is empty, too long, or refused by the chat template.
+        """
+        if request.messages is None:
+            field, text = "text_input", request.text_input or ""
+        else:
+            field, text = "messages", self.prompts.render(request.messages)
+        prompt = self.prompts.encode(text, special_tokens=request.messages is None)
+        max_tokens = self._answer_length(field, len(prompt), request)
+        if timeout_s is None and self.settings.default_timeout_ms:
+            timeout_s = self.settings.default_timeout_ms / 1000
+        sequence = Sequence(
+            id=self._loop.new_id(),
+            prompt=prompt,
+            sampling=self._sampling(request),
+            max_tokens=max_tokens,
+            detokenizer=self._detokenizer.stream(continued=request.messages is None),
+            stopper=StopMatcher(request.stop_words),
+            sink=sink,
+            priority=request.priority,
+            drafter=request.drafter,
+            max_drafts=self._max_drafts(request),
+            salt=request.cache_salt,
+        )
+        if timeout_s is not None:
+            sequence.deadline = time.monotonic() + timeout_s
+        return sequence, text
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence for the next cycle. Raises `QueueFull` or `ShuttingDown`; the sink is not called then."""
+        self._loop.submit(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        self._loop.cancel(sequence)
+
+    def all_sent(self) -> None:
+        """Nothing waits to be sent; if the loop has ended too, removing the drain file tells that to who made it."""
+        if self._drain_file and self._loop.has_ended:
+            self._drain_file.unlink(missing_ok=True)
+
+    def count_refused(self, error: RequestError) -> None:
+        """Count a request that `parse` or `submit` refused."""
+        self.metrics.observe_outcome(error.outcome)
+
+    def _answer_length(self, field: str, prompt_length: int, request: GenerateRequest) -> int:
+        if prompt_length == 0:
+            raise InvalidRequest(f"{field}: has no tokens")
+        room = self.max_length - prompt_length
+        if room < 1:
+            raise InvalidRequest(f"{field}: has {prompt_length} tokens; prompt and answer may have {self.max_length}")
+        if request.max_tokens is None:
+            return min(room, self.settings.default_max_tokens)
+        if request.max_tokens > room:
+            raise InvalidRequest(
+                f"max_tokens: is {request.max_tokens}; after a prompt of {prompt_length} tokens there is room for "
+                f"{room} of {self.max_length}"
+            )
+        return request.max_tokens
+
+    def _max_drafts(self, request: GenerateRequest) -> int:
+        wanted = request.num_draft_tokens
+        return self.settings.max_drafts if wanted is None else min(wanted, self.settings.max_drafts)
+
+    def _sampling(self, request: GenerateRequest) -> SamplingParams:
+        bad_words = (ids for word in request.bad_words for ids in self.prompts.encode_word(word))
+        return SamplingParams(
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+            seed=request.random_seed,
+            repetition_penalty=request.repetition_penalty,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            min_length=request.min_length,
+            end_ids=self._end_ids,
+            bad_words=tuple(dict.fromkeys(bad_words)),
+            log_probs=request.return_log_probs,
+        )

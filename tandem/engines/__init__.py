@@ -1,0 +1,94 @@
+"""One file per runtime, all behind the small `Engine` protocol below.
+
+An engine runs one forward pass over a ragged batch of rows and knows nothing of requests, sampling or scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The new tokens of one sequence in one step."""
+
+    tokens: Sequence[int]  # new token ids, at least one
+    past: int  # tokens of this sequence that are in the KV cache already
+    blocks: Sequence[int]  # KV block ids; they cover positions 0 .. past + len(tokens) - 1
+    logits: int = 1  # how many of the last positions want logits, 0 .. len(tokens)
+    answer: int = 0  # how many of the last tokens belong to the answer: they must come out as if fed one at a time
+
+
+class Engine(Protocol):
+    """A causal language model with a paged KV cache."""
+
+    vocab_size: int
+    block_size: int  # tokens per KV block
+    num_blocks: int
+    graph_widths: Sequence[int]  # ascending; steps of one-token rows are filled up to the next: see EngineOptions
+
+    def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
+        """Run one step: write K and V of every new token, return the wanted logits.
+
+        Args:
+            rows: at least one.
+            width: the step is filled up to so many tokens, because a change of its shape may cost time.
+
+        Returns:
+            float32 [sum(row.logits), vocab_size], rows in order; a view that is valid until the next call.
+        """
+        ...
+
+    @property
+    def features(self) -> npt.NDArray[np.float32]:
+        """What the LM head saw for each row of the last logits; only with `EngineOptions.features`.
+
+        Returns:
+            float32 [sum(row.logits), hidden size]; a view that is valid until the next forward pass.
+        """
+        ...
+
+
+# What a sequence's tokens may depend on besides the request. Kernels for a single row round differently from those for
+# more, and dynamic quantization of activations makes that visible.
+#   off   on everything: neighbours, chunks of the prompt, preemption, drafts
+#   step  on nothing: every step has at least two rows, and every token of an answer is a row of its own
+INVARIANCES = ("off", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What the operator may choose when an engine is loaded; None means: as the manifest says."""
+
+    kv_cache_mb: int = 1024
+    activations: str | None = None
+    kv_cache: str | None = None
+    threads: int | None = None
+    invariance: str = "step"  # one of INVARIANCES
+    features: bool = False  # hand out the hidden states, for drafters that go on from them
+    # Memory for graphs of a fixed width, as many as fit: each holds a copy of the weights. A step in one costs less
+    # than in the graph for all shapes, and nothing more when the width changes. 0: none.
+    graph_memory_mb: int = 0
+
+
+def load_engine(directory: Path | str, options: EngineOptions | None = None) -> Engine:
+    """Load the engine in `directory`, whatever runtime its manifest names.
+
+    Raises:
+        tandem.manifest.ManifestError: the engine is missing, damaged or made for another runtime version.
+        ValueError: the manifest names a runtime that this build of Tandem does not have.
+    """
+    manifest = Manifest.load(Path(directory))
+    if manifest.runtime == "openvino":
+        from tandem.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(Path(directory), manifest, options or EngineOptions())
+    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino")

@@ -1,0 +1,363 @@
+"""The executor of `target` and `draft`: runs steps on one engine.
+
+It owns the KV memory, the sampling state of every sequence, and the decoding cycle: propose, verify, accept, roll
+back. Text and scheduling are the coordinator's. The cycle is here and not there because a call between the two
+processes costs 1 to 2 ms, which is a tenth of a step; so one call runs several cycles, and one more runs ahead while
+the coordinator works: if what it asks for next is that, it is there already, else it is rolled back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.engines import Engine, Row
+from tandem.kv_cache import BlockTable, KvCache, OutOfBlocks
+from tandem.sampling import NO_TOKEN, Choice, SamplingParams, SamplingState, choose, warm_up
+from tandem.speculation import DraftState, Proposal, Speculation, agreement
+from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest, StepResult, StepRow
+from tandem.step_cost import WIDTHS, StepCost, profile
+
+WARM_UP_TOKENS = 64
+PROFILE_CONTEXT = 192  # tokens in the cache while the cost of steps is profiled
+
+
+@dataclass(slots=True)
+class _Sequence:
+    drafting: DraftState
+    table: BlockTable = field(default_factory=BlockTable)
+
+    @property
+    def sampling(self) -> SamplingState:
+        return self.drafting.sampling
+
+    @property
+    def prompt_length(self) -> int:
+        return self.drafting.opened.prompt_length
+
+
+@dataclass(slots=True)
+class _Running:
+    """One row of a call on its way through the passes, and what was chosen for it so far."""
+
+    held: _Sequence
+    tokens: Sequence[int]  # committed, not in the cache yet
+    budget: int  # tokens that may still be chosen
+    chosen: list[int] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    drafted: int = 0
+
+    @property
+    def is_decoding(self) -> bool:
+        return len(self.tokens) == 1 and self.budget > 0 and self.held.table.length >= self.held.prompt_length
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """One row of the pass that ran ahead of the next call, and where its sequence stood before."""
+
+    running: _Running
+    keep: int  # tokens in the cache
+    tokens: Sequence[int]
+    budget: int
+    features: npt.NDArray[np.float32] | None
+    went_on: bool = False  # it has its blocks for the pass after
+
+    def is_asked_for(self, row: StepRow) -> bool:
+        return (row.keep, row.choices, [*row.tokens]) == (self.keep, self.budget, [*self.tokens])
+
+
+@dataclass(slots=True)
+class _Call:
+    """What one call adds up over its passes."""
+
+    positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((MAX_DRAFTS, 2), np.int32))
+    pass_rows: list[int] = field(default_factory=list)
+    propose_s: float = 0.0
+    forward_s: float = 0.0
+    sampling_s: float = 0.0
+
+
+class Executor:
+    """Runs steps on one engine; not thread-safe, as one Triton model instance is not."""
+
+    def __init__(self, engine: Engine, epoch: int, speculation: Speculation | None = None) -> None:
+        self.engine = engine
+        self.epoch = epoch
+        self.speculation = speculation
+        self.kv_cache = KvCache(engine.num_blocks, engine.block_size)
+        self._sequences: dict[int, _Sequence] = {}
+        self._continuing: list[_Running] = []  # rows that could go on after the last call
+        self._ahead: dict[int, _Ahead] = {}  # by sequence
+        self._ahead_call = _Call()
+
+    def step(self, request: StepRequest) -> StepResult:
+        """Close, open, roll back; then up to `passes` times: propose, run all rows that fit, choose, accept.
+
+        Raises:
+            ValueError: a token id is outside the vocabulary, or `keep` is beyond what the cache holds; no row ran.
+        """
+        ahead = self._take_ahead(request)
+        self._close(request.closes)
+        for opened in request.opens:
+            self._close([opened.sequence])
+            state = DraftState(opened, SamplingState(opened.sampling, opened.prompt_length))
+            self._sequences[opened.sequence] = _Sequence(state)
+        self._check(request.rows)
+        prepared = [
+            ahead[row.sequence].running if row.sequence in ahead else self._prepare(row) for row in request.rows
+        ]
+        rows = [row for row in prepared if isinstance(row, _Running)]
+        call = self._ahead_call if ahead else _Call()
+        # Rows that ran ahead have had their first pass.
+        running = [one.running for one in ahead.values() if one.went_on]
+        if len(ahead) < len(rows):
+            done = {id(one.running) for one in ahead.values()}
+            running += self._pass([row for row in rows if id(row) not in done], call)
+        for _ in range(request.passes - 1):
+            if not running:
+                break
+            running = self._pass(running, call)
+        self._continuing = running if request.passes > 1 else []
+        held = [self._sequences.get(row.sequence) for row in request.rows]
+        ran = [row if isinstance(row, _Running) else None for row in prepared]
+        return StepResult(
+            epoch=self.epoch,
+            status=np.array([RowStatus.OK if isinstance(row, _Running) else row for row in prepared], np.int32),
+            lengths=np.array([one.table.length if one else 0 for one in held], np.int32),
+            cached=np.zeros(len(held), np.int32),
+            counts=np.array([len(row.chosen) if row else 0 for row in ran], np.int32),
+            drafted=np.array([row.drafted if row else 0 for row in ran], np.int32),
+            chosen=np.array([token for row in rows for token in row.chosen], np.int32),
+            origins=np.array([origin for row in rows for origin in row.origins], np.uint8),
+            log_probs=np.array([value for row in rows for value in row.log_probs], np.float32),
+            pass_rows=np.array(call.pass_rows, np.int32),
+            positions=call.positions,
+            free_blocks=self.kv_cache.free_blocks,
+            total_blocks=self.kv_cache.num_blocks,
+            block_size=self.kv_cache.block_size,
+            propose_s=call.propose_s,
+            forward_s=call.forward_s,
+            sampling_s=call.sampling_s,
+        )
+
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether `run_ahead` would do anything."""
+        return bool(self._continuing) and not (self.speculation and self.speculation.is_remote)
+
+    def run_ahead(self) -> None:
+        """One pass that the next call is expected to ask for; to be called after a `step`, once."""
+        rows, self._continuing = self._continuing, []
+        ahead = [
+            _Ahead(
+                _Running(row.held, row.tokens, row.budget),
+                row.held.table.length,
+                row.tokens,
+                row.budget,
+                row.held.drafting.features,
+            )
+            for row in rows
+        ]
+        self._ahead_call = _Call()
+        going_on = {id(row) for row in self._pass([one.running for one in ahead], self._ahead_call)}
+        for one in ahead:
+            one.went_on = id(one.running) in going_on
+        self._ahead = {one.running.held.drafting.opened.sequence: one for one in ahead}
+
+    def _take_ahead(self, request: StepRequest) -> dict[int, _Ahead]:
+        """What ran ahead, as far as it is asked for; the rest is rolled back."""
+        ahead, self._ahead, self._continuing = self._ahead, {}, []
+        opened = {one.sequence for one in request.opens}
+        asked = {row.sequence: row for row in request.rows if row.sequence not in opened}
+        taken = {}
+        for sequence, one in ahead.items():
+            if sequence in asked and sequence not in request.closes and one.is_asked_for(asked[sequence]):
+                taken[sequence] = one
+            else:
+                held = one.running.held
+                self.kv_cache.truncate(held.table, one.keep)
+                held.sampling.truncate(one.keep)
+                held.drafting.features = one.features
+        return taken
+
+    def warm_up(self) -> None:
+        """Run the shapes of prefill and decode once, so that the first request does not pay for first-time work."""
+        warm_up(self.engine.vocab_size)
+        tokens = [0] * min(WARM_UP_TOKENS, self.kv_cache.num_blocks * self.kv_cache.block_size - 2)
+        self.step(StepRequest([StepRow(0, 0, tokens, 1)], [OpenSequence(0, len(tokens), SamplingParams())]))
+        self.step(StepRequest([StepRow(0, len(tokens), [0], 1)]))
+        self.step(StepRequest(closes=[0]))
+
+    def _close(self, sequences: Sequence[int]) -> None:
+        for sequence in sequences:
+            held = self._sequences.pop(sequence, None)
+            if held is not None:
+                self.kv_cache.release(held.table)
+                if self.speculation is not None:
+                    self.speculation.close(held.drafting)
+
+    def _check(self, rows: Sequence[StepRow]) -> None:
+        if len({row.sequence for row in rows}) < len(rows):
+            raise ValueError("a sequence may have one row in a step")
+        for row in rows:
+            if min(row.tokens) < 0 or max(row.tokens) >= self.engine.vocab_size:
+                raise ValueError(f"sequence {row.sequence}: token ids must be in 0 .. {self.engine.vocab_size - 1}")
+            held = self._sequences.get(row.sequence)
+            if held is not None and row.keep > held.table.length:
+                raise ValueError(f"sequence {row.sequence}: keep {row.keep} of {held.table.length} cached tokens")
+
+    def _prepare(self, row: StepRow) -> _Running | RowStatus:
+        """Roll back, and reserve blocks for the first pass."""
+        held = self._sequences.get(row.sequence)
+        if held is None:
+            return RowStatus.UNKNOWN_SEQUENCE
+        self.kv_cache.truncate(held.table, row.keep)
+        held.sampling.truncate(row.keep)
+        running = _Running(held, row.tokens, row.choices)
+        return running if self._reserve(running, 0) else RowStatus.OUT_OF_BLOCKS
+
+    def _reserve(self, row: _Running, drafts: int) -> bool:
+        """Blocks for the row's tokens and so many drafts behind them; False if there are too few."""
+        try:
+            self.kv_cache.reserve(row.held.table, row.held.table.length + len(row.tokens) + drafts)
+        except OutOfBlocks:
+            return False
+        return True
+
+    def _pass(self, rows: list[_Running], call: _Call) -> list[_Running]:
+        """One cycle over rows that have their blocks; returns the rows that go on, with theirs."""
+        started = time.perf_counter()
+        for row in rows:
+            row.held.sampling.append(row.tokens)
+        proposals = self._propose(rows)
+        proposed = time.perf_counter()
+        width = self._width(rows, proposals)
+        logits = self._forward(rows, proposals, width)
+        forwarded = time.perf_counter()
+        self._accept(rows, proposals, logits, call)
+        call.pass_rows.append(len(rows))
+        call.propose_s += proposed - started
+        call.forward_s += forwarded - proposed
+        call.sampling_s += time.perf_counter() - forwarded
+        if self.speculation is not None and all(row.is_decoding for row in rows):
+            self.speculation.cost.observe(width, forwarded - proposed)
+        return [row for row in rows if self._goes_on(row) and self._reserve(row, 0)]
+
+    @staticmethod
+    def _goes_on(row: _Running) -> bool:
+        return bool(row.budget and row.chosen) and row.chosen[-1] not in (NO_TOKEN, *row.held.sampling.params.end_ids)
+
+    def _propose(self, rows: Sequence[_Running]) -> list[Proposal]:
+        """Drafts for the rows that are decoding, as far as there are blocks for them."""
+        proposals = [Proposal(row.held.drafting, self._draft_limit(row)) for row in rows]
+        if self.speculation is not None and all(row.is_decoding for row in rows):
+            self.speculation.propose(proposals, len(rows))
+            for row, proposal in zip(rows, proposals, strict=True):
+                proposal.tokens = self._valid(proposal.tokens)
+                if proposal.tokens and not self._reserve(row, len(proposal.tokens)):
+                    proposal.tokens = []
+        return proposals
+
+    def _draft_limit(self, row: _Running) -> int:
+        # The bonus token takes the last place of the budget.
+        return max(0, min(row.budget - 1, row.held.drafting.opened.max_drafts, MAX_DRAFTS)) if row.is_decoding else 0
+
+    def _valid(self, tokens: list[int]) -> list[int]:
+        """Drafts up to the first that the target cannot even read."""
+        for place, token in enumerate(tokens):
+            if not 0 <= token < self.engine.vocab_size:
+                return tokens[:place]
+        return tokens
+
+    def _width(self, rows: Sequence[_Running], proposals: Sequence[Proposal]) -> int:
+        """How many tokens the engine is to compute: steps with drafts come in a few widths only, see `step_cost`."""
+        plain = len(rows)
+        drafts = sum(len(proposal.tokens) for proposal in proposals)
+        if self.speculation is None or not drafts:
+            return plain
+        return self.speculation.cost.wider(plain, plain + drafts)[-1]
+
+    def _forward(self, rows: Sequence[_Running], proposals: Sequence[Proposal], width: int) -> npt.NDArray[np.float32]:
+        inputs = []
+        for row, proposal in zip(rows, proposals, strict=True):
+            tokens = [*row.tokens, *proposal.tokens]
+            past, table = row.held.table.length, row.held.table
+            answer = min(len(tokens), max(0, past + len(tokens) - row.held.prompt_length))
+            logits = 1 + len(proposal.tokens) if row.budget else 0
+            inputs.append(Row(tokens, past, table.blocks, logits, answer))
+        return self.engine.forward(inputs, width)
+
+    def _accept(
+        self,
+        rows: Sequence[_Running],
+        proposals: Sequence[Proposal],
+        logits: npt.NDArray[np.float32],
+        call: _Call,
+    ) -> None:
+        """Choose at every position; keep the drafts that are the choice, and roll back behind them."""
+        choices: list[Choice] = []
+        for row, proposal in zip(rows, proposals, strict=True):
+            sampling = row.held.sampling
+            if row.budget:
+                newest = len(sampling)
+                sampling.append(proposal.tokens)
+                choices.extend(Choice(sampling, newest + place) for place in range(1 + len(proposal.tokens)))
+        tokens, log_probs = choose(logits, choices)
+        chosen, values, at = tokens.tolist(), log_probs.tolist(), 0
+        for row, proposal in zip(rows, proposals, strict=True):
+            held, drafts = row.held, proposal.tokens
+            length = held.table.length + len(row.tokens)
+            if row.budget:
+                accepted = agreement(drafts, chosen[at : at + len(drafts)])
+                run = _up_to_end(chosen[at : at + accepted + 1], held.sampling.params.end_ids)
+                row.chosen += run
+                row.log_probs += values[at : at + len(run)]
+                row.origins += ([proposal.origin] * accepted + [Origin.TARGET])[: len(run)]
+                row.drafted += len(drafts)
+                row.budget -= len(run)
+                row.tokens = run[-1:]
+                self._observe(held, proposal, accepted, at, call)
+                length += len(run) - 1
+                at += 1 + len(drafts)
+            held.table.length = length
+            self.kv_cache.truncate(held.table, length)
+            held.sampling.truncate(length)
+
+    def _observe(self, held: _Sequence, proposal: Proposal, accepted: int, at: int, call: _Call) -> None:
+        """Statistics of one verified run, and what a drafter that goes on from the hidden states will need."""
+        if proposal.tokens:
+            call.positions[: len(proposal.tokens), 0] += 1
+            call.positions[:accepted, 1] += 1
+        if self.speculation is not None:
+            self.speculation.observe(proposal, accepted)
+            if self.speculation.wants_features and held.drafting.uses("draft"):
+                held.drafting.features = self.engine.features[at + accepted].copy()
+
+
+def _up_to_end(run: list[int], end_ids: Sequence[int]) -> list[int]:
+    """What was chosen, up to the first token behind which nothing can follow."""
+    for place, token in enumerate(run):
+        if token == NO_TOKEN or token in end_ids:
+            return run[: place + 1]
+    return run
+
+
+def profile_engine(engine: Engine) -> StepCost:
+    """Measure what a step costs by its number of tokens; to be called before anything is in the cache."""
+    context = min(PROFILE_CONTEXT, (engine.num_blocks - 1) * engine.block_size - max(WIDTHS))
+    blocks = range(min(engine.num_blocks, -(-(context + max(WIDTHS)) // engine.block_size)))
+
+    def run(width: int) -> float:
+        started = time.perf_counter()
+        engine.forward([Row([0] * width, context, blocks, width, width)], width)
+        return time.perf_counter() - started
+
+    ready = max(engine.graph_widths, default=0)
+    widths = [*engine.graph_widths, *(w for w in WIDTHS if ready < w <= len(blocks) * engine.block_size)]
+    return profile(run, widths=widths, ready=ready)

@@ -1,0 +1,135 @@
+"""Settings of the served models: a default here, overridden by `config.pbtxt` parameters, then by the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tandem.step import MAX_DRAFTS, MAX_PASSES
+
+ENVIRONMENT_PREFIX = "TANDEM_"
+
+
+class SettingError(ValueError):
+    """A setting is unknown or its value unusable; the message names it, the value and where it came from."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    @classmethod
+    def read(cls, parameters: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Self:
+        """Settings from a model's `parameters`, and from `TANDEM_<NAME>` in the environment, which wins.
+
+        Raises:
+            SettingError: an unknown parameter name, or a value of the wrong type or out of range.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(parameters) - set(fields))
+        if unknown:
+            raise SettingError(f"config.pbtxt: unknown parameter {unknown[0]!r}; known: {', '.join(sorted(fields))}")
+        values: dict[str, Any] = {}
+        for name, field in fields.items():
+            variable = ENVIRONMENT_PREFIX + name.upper()
+            for source, text in (
+                (f"config.pbtxt: parameter {name!r}", parameters.get(name)),
+                (f"environment variable {variable}", environment.get(variable)),
+            ):
+                if text is not None and text.strip():
+                    values[name] = _convert(source, text.strip(), field.default)
+        settings = dataclasses.replace(cls(), **values)
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raise `SettingError` for values that are of the right type but out of range."""
+
+    def _require(self, condition: bool, name: str, wanted: str) -> None:
+        if not condition:
+            raise SettingError(f"setting {name!r} is {getattr(self, name)!r}; it must be {wanted}")
+
+
+def _convert(source: str, text: str, default: Any) -> Any:
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise SettingError(f"{source} is {text!r}; it must be of type {type(default).__name__}") from None
+
+
+@dataclass(frozen=True)
+class DraftSettings(_Settings):
+    """Settings of `draft`. Empty precisions and 0 threads mean: as the engine's manifest and the runtime say."""
+
+    draft_engine: str = "engine"  # directory; relative to the model's version directory
+    draft_kv_cache_mb: int = 512
+    draft_activations: str = ""
+    draft_kv_cache: str = ""
+    draft_threads: int = 0
+    draft_graph_memory_mb: int = 512  # as graph_memory_mb
+
+    def check(self) -> None:
+        self._require(self.draft_kv_cache_mb >= 1, "draft_kv_cache_mb", "at least 1")
+        self._require(self.draft_threads >= 0, "draft_threads", "0 (all cores) or more")
+        self._require(self.draft_graph_memory_mb >= 0, "draft_graph_memory_mb", "0 (none) or more")
+
+
+@dataclass(frozen=True)
+class TargetSettings(_Settings):
+    """Settings of `target`. Empty precisions and 0 threads mean: as the engine's manifest and the runtime say."""
+
+    target_engine: str = "engine"  # directory; relative to the model's version directory
+    kv_cache_mb: int = 1024
+    activations: str = ""
+    kv_cache: str = ""
+    threads: int = 0
+    invariance: str = "step"  # off or step: see tandem.engines.INVARIANCES
+    # For graphs of fixed widths, each with a copy of the weights: see tandem.engines.EngineOptions. One of the default
+    # engine's takes 170 MB, and a second while the model loads.
+    graph_memory_mb: int = 2048
+    draft_model: str = "draft"  # a model of the same repository that drafts, if its engine is there
+    draft_engine: str = "engine"  # the draft's engine directory
+    shared_suffix_tokens: int = 0  # tokens of recent answers, per cache_salt, that are drafted from; 0: none
+
+    def check(self) -> None:
+        self._require(self.kv_cache_mb >= 1, "kv_cache_mb", "at least 1")
+        self._require(self.threads >= 0, "threads", "0 (all cores) or more")
+        self._require(self.graph_memory_mb >= 0, "graph_memory_mb", "0 (none) or more")
+        self._require(self.shared_suffix_tokens >= 0, "shared_suffix_tokens", "0 (off) or more")
+
+
+@dataclass(frozen=True)
+class CoordinatorSettings(_Settings):
+    """Settings of `generate`."""
+
+    target_model: str = "target"  # a model of the same repository
+    target_engine: str = "engine"  # its engine directory: tokenizer and manifest are read from it
+    draft_model: str = "draft"  # a model of the same repository; whether its engine is there says what may be asked for
+    draft_engine: str = "engine"
+    max_running: int = 32  # sequences in the running batch
+    max_queue_size: int = 256  # sequences that wait beyond those; more are refused with UNAVAILABLE
+    max_length: int = 0  # prompt and answer together, tokens; 0: the model's context
+    max_prompt_bytes: int = 1 << 19  # a prompt beyond this is refused before it is tokenized
+    default_max_tokens: int = 128
+    default_timeout_ms: int = 0  # for requests that bring none; 0: none
+    max_step_tokens: int = 512  # prompt tokens in a step in which nothing is decoding
+    mixed_step_tokens: int = 64  # prompt tokens in a step beside running streams: bounds their inter-token latency
+    # Tokens that each sequence gets in one call of the target while all are decoding and none waits to join: the call
+    # itself costs 1 to 2 ms. A new or cancelled request waits for the end of the call.
+    max_passes: int = 4
+    max_drafts: int = MAX_DRAFTS  # draft tokens of a sequence in one pass, at most; 0 turns speculation off
+    # Each response costs server and client CPU time that on a small machine the engine loses: beyond this rate the
+    # tokens of a stream are sent in runs (the first and the last at once). 0: no bound.
+    max_responses_per_s: int = 80
+    # When this file appears, running requests end with UNAVAILABLE, new ones are refused, and the file is removed: so
+    # that a server can be stopped while it is busy. Triton 2.51 may crash when it is stopped during BLS calls.
+    drain_file: str = ""
+
+    def check(self) -> None:
+        for name in ("max_running", "max_prompt_bytes", "default_max_tokens", "max_step_tokens", "mixed_step_tokens"):
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        self._require(1 <= self.max_passes <= MAX_PASSES, "max_passes", f"between 1 and {MAX_PASSES}")
+        self._require(0 <= self.max_drafts <= MAX_DRAFTS, "max_drafts", f"between 0 and {MAX_DRAFTS}")
+        for name in ("max_queue_size", "max_length", "default_timeout_ms", "max_responses_per_s"):
+            self._require(getattr(self, name) >= 0, name, "0 or more")

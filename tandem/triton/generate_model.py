@@ -1,0 +1,69 @@
+"""The Triton model behind `generate`: reads the request's tensors, queues it, answers from another thread."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tandem.coordinator import Coordinator
+from tandem.drafters import has_model_drafter
+from tandem.errors import InvalidRequest, RequestError
+from tandem.settings import CoordinatorSettings
+from tandem.triton.bls_executor import BlsExecutor
+from tandem.triton.metrics import MetricsPublisher
+from tandem.triton.responses import FINAL, ResponseSender, error_response
+from tandem.triton.tensors import parameters_of
+
+SWITCH_INTERVAL_S = 0.0005
+
+log = logging.getLogger(__name__)
+
+
+class GenerateModel:
+    """Life cycle as in the Python backend's documentation: `initialize`, `execute`, `finalize`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        # The decoding thread must not wait long for threads that only prepare or send text (Python's default: 5 ms).
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        settings = CoordinatorSettings.read(parameters_of(json.loads(args["model_config"])))
+        repository = Path(args["model_repository"]).parent
+        engine_directory = repository / settings.target_model / "1" / settings.target_engine
+        target = BlsExecutor(settings.target_model, engine_directory)
+        has_draft = has_model_drafter(engine_directory, repository / settings.draft_model / "1" / settings.draft_engine)
+        self._coordinator = Coordinator(settings, engine_directory, target, has_draft)
+        self._responses = ResponseSender(self._coordinator, settings.max_responses_per_s)
+        self._metrics = MetricsPublisher(self._coordinator.metrics)
+        for part in (self._coordinator, self._responses, self._metrics):
+            part.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                fields = {t.name(): t.as_numpy().reshape(-1).tolist() for t in request.inputs()}
+                self._responses.submit(self._coordinator.parse(fields), sender, _timeout_s(request))
+            except Exception as failure:
+                error = failure if isinstance(failure, RequestError) else _unexpected(failure)
+                self._coordinator.count_refused(error)
+                sender.send(error_response(error), flags=FINAL)
+
+    def finalize(self) -> None:
+        for part in (self._coordinator, self._responses, self._metrics):
+            part.stop()
+
+
+def _unexpected(failure: Exception) -> RequestError:
+    """A bug must not leave the client waiting."""
+    log.error("a request could not be read", exc_info=failure)
+    return RequestError(f"internal error while reading the request: {failure!r}")
+
+
+def _timeout_s(request: Any) -> float | None:
+    """The request's timeout. gRPC clients set it on the request; the HTTP generate endpoint makes it a parameter."""
+    microseconds = request.timeout() or json.loads(request.parameters() or "{}").get("timeout", 0)
+    if not isinstance(microseconds, int) or microseconds < 0:
+        raise InvalidRequest("timeout: must be a number of microseconds, 0 (none) or more")
+    return microseconds / 1e6 if microseconds else None

@@ -1,0 +1,78 @@
+"""The server that most tests of this folder share: the product's own models with the default engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.server import Options, TritonServer
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The models `target` and `generate` on free loopback ports. Fails, not skips, without an engine."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with TritonServer(Options(models=("target", "generate"), log=log)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A server that runs one sequence at a time; two more may wait."""
+    env = {
+        "TANDEM_MAX_RUNNING": "1",
+        "TANDEM_MAX_QUEUE_SIZE": "2",
+        "TANDEM_MAX_LENGTH": "4500",
+        "TANDEM_DEFAULT_TIMEOUT_MS": "1500",
+        "TANDEM_KV_CACHE_MB": "256",
+    }
+    log = tmp_path_factory.mktemp("narrow") / "server.log"
+    with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def fp32_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The default model in full precision, for comparisons with torch."""
+    import full_precision  # here, because it brings torch, which the other tests do not need
+
+    env = {"TANDEM_TARGET_ENGINE": str(full_precision.engine()), "TANDEM_KV_CACHE_MB": "512"}
+    log = tmp_path_factory.mktemp("fp32") / "server.log"
+    with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one Python model, `echo`, that needs no engine: for tests of the life cycle."""
+    repository = tmp_path_factory.mktemp("repository")
+    version = repository / "echo" / "1"
+    version.mkdir(parents=True)
+    (repository / "echo" / "config.pbtxt").write_text(
+        """\
+backend: "python"
+input [{ name: "value" data_type: TYPE_INT32 dims: [-1] }]
+output [{ name: "value" data_type: TYPE_INT32 dims: [-1] }]
+instance_group [{ kind: KIND_CPU }]
+"""
+    )
+    (version / "model.py").write_text(
+        """\
+import os
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        if "ECHO_FAILURE" in os.environ:
+            raise ValueError(os.environ["ECHO_FAILURE"])
+
+    def execute(self, requests):
+        values = [pb_utils.get_input_tensor_by_name(request, "value").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("value", value)]) for value in values]
+"""
+    )
+    return repository

@@ -1,0 +1,48 @@
+"""A tiny language model that reads its history back from the KV blocks it wrote.
+
+Its logits are a function of the whole history, so a wrong block, a skipped rollback or a lost token changes the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.engines import Row
+
+UNWRITTEN = -1
+
+
+def table_logits(history: Sequence[int], vocab_size: int) -> npt.NDArray[np.float32]:
+    """Logits [vocab_size] after `history`."""
+    return np.random.default_rng(list(history)).normal(size=vocab_size).astype(np.float32) * 2
+
+
+class TableEngine:
+    """Implements `tandem.engines.Engine`."""
+
+    graph_widths: Sequence[int] = ()
+
+    def __init__(self, vocab_size: int = 32, block_size: int = 4, num_blocks: int = 64) -> None:
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        self.memory = np.full((num_blocks, block_size), UNWRITTEN)
+        self.steps: list[list[Row]] = []
+
+    def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
+        self.steps.append(list(rows))
+        owners = [block for row in rows for block in row.blocks]
+        assert len(set(owners)) == len(owners), "a block belongs to two sequences"
+        logits = []
+        for row in rows:
+            for offset, token in enumerate(row.tokens):
+                block, slot = divmod(row.past + offset, self.block_size)
+                self.memory[row.blocks[block], slot] = token
+            history = self.memory[list(row.blocks)].reshape(-1).tolist()
+            end = row.past + len(row.tokens)
+            assert UNWRITTEN not in history[:end], "a position was never computed"
+            logits += [table_logits(history[:at], self.vocab_size) for at in range(end - row.logits + 1, end + 1)]
+        return np.array(logits, np.float32).reshape(-1, self.vocab_size)
