@@ -90,6 +90,7 @@ class TargetSettings(_Settings):
     graph_memory_mb: int = 2048
     draft_model: str = "draft"  # a model of the same repository that drafts, if its engine is there
     draft_engine: str = "engine"  # the draft's engine directory
+    draft_control: str = "measured"  # how many drafts: see tandem.speculation.CONTROLS
     shared_suffix_tokens: int = 0  # tokens of recent answers, per cache_salt, that are drafted from; 0: none
 
     def check(self) -> None:

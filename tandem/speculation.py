@@ -39,6 +39,8 @@ SUFFIX_PRIORS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 CONFIDENCES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)  # the same for drafts of models
 MODEL_PRIORS = (0.15, 0.25, 0.35, 0.4, 0.5, 0.55, 0.65, 0.7, 0.8, 0.9, 0.95)
 MODEL_PRIOR = 0.5  # over all confidences
+# Whether k comes from what was measured, or is what the request allows: for trying drafters, whatever they cost.
+CONTROLS = ("measured", "always")
 EXTRA_DEPTH = 2  # a model may draft this much deeper than pays on average, because some runs are better than that
 
 
@@ -116,7 +118,17 @@ class _Candidate:
 class Speculation:
     """The drafters of one executor and the control of what they may propose."""
 
-    def __init__(self, cost: StepCost, model: ModelDrafter | None = None, shared: SharedTexts | None = None) -> None:
+    def __init__(
+        self,
+        cost: StepCost,
+        model: ModelDrafter | None = None,
+        shared: SharedTexts | None = None,
+        control: str = "measured",
+    ) -> None:
+        """`control` is one of `CONTROLS`; raises `ValueError` if it is not."""
+        if control not in CONTROLS:
+            raise ValueError(f"draft_control is {control!r}; it must be one of {', '.join(CONTROLS)}")
+        self._always = control == "always"
         self.cost = cost
         self.model = model
         self._shared = shared
@@ -209,8 +221,9 @@ class Speculation:
         if not asked or self.model is None:
             return False
         depths = [min(count + EXTRA_DEPTH, c.proposal.limit) for c, count in asked]
+        goes_on = None if self._always else self._goes_on(width)
         started = time.perf_counter()
-        drafted = self.model.propose([c.proposal.state for c, _ in asked], depths, self._goes_on(width))
+        drafted = self.model.propose([c.proposal.state for c, _ in asked], depths, goes_on)
         deepest = max(1, *(len(drafts.tokens) for drafts in drafted))
         share = (time.perf_counter() - started) / deepest / self.cost(width)
         # A call in which the draft reads a prompt says nothing of the others.
@@ -253,6 +266,8 @@ class Speculation:
 
     def _allocate(self, candidates: Sequence[_Candidate], width: int, model_share: float) -> list[int]:
         """How many drafts each candidate gets; each further place that a model drafts costs `model_share` steps."""
+        if self._always:
+            return [len(candidate.rates) for candidate in candidates]
         counts = [0] * len(candidates)
         order = sorted(
             (-worth, place, index)

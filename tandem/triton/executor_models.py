@@ -77,7 +77,8 @@ class TargetModel(ExecutorModel):
         engine = load_engine(directory, options)
         shared = SharedTexts(settings.shared_suffix_tokens) if settings.shared_suffix_tokens else None
         # The clock makes the epoch differ from that of any earlier process.
-        return Executor(engine, time.time_ns(), Speculation(profile_engine(engine), drafter, shared))
+        speculation = Speculation(profile_engine(engine), drafter, shared, settings.draft_control)
+        return Executor(engine, time.time_ns(), speculation)
 
 
 class DraftModel(ExecutorModel):

@@ -293,6 +293,18 @@ def test_k_is_zero_where_a_wider_step_does_not_pay() -> None:
     assert drafted(Speculation(proportional), [state_of(history=REPEATING)], width=32)[0].tokens == []
 
 
+def test_k_is_what_is_allowed_where_drafts_are_always_verified() -> None:
+    proportional = StepCost(WIDTHS, [float(width) for width in WIDTHS])
+    model = GuessingDrafter(ADVERSARIES["anti-oracle"])
+    for drafter, rates in (("suffix", None), ("draft", model)):
+        speculation = Speculation(proportional, rates, control="always")
+        states = [state_of(drafter, [1, 2, 3, 4, 5, 6] * 2, max_drafts=5) for _ in range(3)]
+        for _ in range(30):
+            proposals = drafted(speculation, states, width=32)
+            assert [len(proposal.tokens) for proposal in proposals] == [5, 5, 5]
+            speculation.observe(proposals[0], 0)
+
+
 def test_k_grows_with_acceptance_and_shrinks_with_cost() -> None:
     def k(accepted: int, slope: float) -> int:
         speculation = Speculation(linear(slope))
