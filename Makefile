@@ -12,7 +12,7 @@ METRICS_PORT ?= 8002
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-precision soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -47,9 +47,11 @@ test-engines: engine ## the engines that only tests use
 	@$(PY) -m build_engines default $(FP32)
 
 test-unit: engine ## tests without a server; one of them reads the built tokenizer
+	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/unit
 
 test-server: test-engines ## tests against the real server
+	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
 
 bench: engine ## tokens/s against the bare engine, the cost of invariance and of sampling
@@ -59,6 +61,9 @@ bench: engine ## tokens/s against the bare engine, the cost of invariance and of
 
 bench-speculation: engine ## speed with and without drafters, about an hour: docs/speculation.md
 	@$(PY) -m benchmarks.speculation --full
+
+bench-cache: engine ## what KV-cache reuse brings, about a quarter of an hour: docs/cache.md
+	@$(PY) -m benchmarks.cache
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality

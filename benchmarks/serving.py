@@ -79,7 +79,8 @@ def main() -> None:
     engine_directory = arguments.engine.resolve()
     prompt_encoder = PromptEncoder(engine_directory)
     table = Table("streams", "bare engine, tokens/s", "through gRPC, tokens/s", "ratio", title="median (min-max)")
-    options = Options(env={"TANDEM_TARGET_ENGINE": str(engine_directory)})
+    # The rounds send the same prompts, and the bare loop reads them anew each time.
+    options = Options(env={"TANDEM_TARGET_ENGINE": str(engine_directory), "TANDEM_PREFIX_CACHE": "0"})
     with TritonServer(options) as server, Client(server.grpc_url) as client, Progress(transient=True) as progress:
         engine = load_engine(engine_directory, EngineOptions(graph_memory_mb=TargetSettings().graph_memory_mb))
         task = progress.add_task("measuring", total=len(arguments.streams) * arguments.rounds)

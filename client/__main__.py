@@ -1,4 +1,4 @@
-"""The command line: `python -m client generate|chat|compare|status`."""
+"""The command line: `python -m client generate|chat|compare|status|cache`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from client.arguments import build_parser, parameters_from
+from client.cache import run_cache
 from client.chat import run_chat
 from client.compare import run_compare
 from client.errors import InvalidRequest, ServerError, Unreachable
@@ -49,6 +50,9 @@ def run_generate(options: Namespace, parameters: Parameters) -> int:
     return 0
 
 
+_WITHOUT_REQUEST = {"status": run_status, "cache": run_cache}
+
+
 def raise_interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
     """A hook for `sys.unraisablehook`: Python drops, with a traceback, a Ctrl-C that meets it in a destructor."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -69,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     try:
-        if options.command == "status":
-            return run_status(options)
+        if options.command in _WITHOUT_REQUEST:
+            return _WITHOUT_REQUEST[options.command](options)
         run = {"generate": run_generate, "chat": run_chat, "compare": run_compare}[options.command]
         return run(options, parameters_from(options))
     except Unreachable as error:

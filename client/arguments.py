@@ -19,6 +19,7 @@ examples:
   python -m client chat --message "Name three rivers." --system "You are brief."
   python -m client compare --chat "Repeat this: one two three one two three" --max-tokens 32
   python -m client status --watch
+  python -m client cache
 """
 
 # Parameter -> help; the type follows from its tensor.
@@ -39,10 +40,12 @@ _PARAMETERS: dict[str, str] = {
     "drafter": "speculation: auto, none, suffix or draft",
     "priority": "0 (default) to 100; higher runs first",
     "cache_salt": "requests with different salts never share cached prefixes",
+    "cache_priority": "0 to 100 (50): how long the server keeps this request's K and V for others",
     "beam_width": "only 1",
     "length_penalty": "only 1",
 }
 _FLAGS: dict[str, str] = {
+    "cache_pin": "keep the prompt's K and V on the server until its cache is reset",
     "return_log_probs": "with --json: log-probability of every token",
     "return_token_ids": "with --json: id of every token",
 }
@@ -130,12 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_url(status)
-    status.add_argument(
-        "--metrics-url",
-        default=DEFAULT_METRICS_URL,
-        metavar="HOST:PORT",
-        help="metrics endpoint, or a whole URL (default: %(default)s)",
-    )
+    _add_metrics_url(status)
     status.add_argument("--json", action="store_true", help="print JSON")
     status.add_argument(
         "--watch",
@@ -144,6 +142,20 @@ def build_parser() -> argparse.ArgumentParser:
         type=_seconds,
         metavar="SECONDS",
         help="repeat, every second unless told",
+    )
+
+    cache = commands.add_parser(
+        "cache",
+        help="what the server keeps of earlier requests",
+        description="Show how much of the prompts was found in the prefix cache, and what is kept there; or reset it.",
+        epilog=_EXAMPLES,
+        formatter_class=raw,
+    )
+    _add_url(cache)
+    _add_metrics_url(cache)
+    cache.add_argument("--json", action="store_true", help="print JSON")
+    cache.add_argument(
+        "--reset", action="store_true", help="forget all of it, pinned or not, in memory and on disk; requests go on"
     )
     return parser
 
@@ -159,6 +171,15 @@ def parameters_from(options: argparse.Namespace) -> Parameters:
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=DEFAULT_URL, metavar="HOST:PORT", help="gRPC endpoint (default: %(default)s)")
+
+
+def _add_metrics_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-url",
+        default=DEFAULT_METRICS_URL,
+        metavar="HOST:PORT",
+        help="metrics endpoint, or a whole URL (default: %(default)s)",
+    )
 
 
 def _add_request(parser: argparse.ArgumentParser) -> None:

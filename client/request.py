@@ -41,6 +41,8 @@ class Parameters(TypedDict, total=False):
     drafter: str  # speculation: auto, none, suffix, draft
     priority: int  # 0 .. 100, higher runs first
     cache_salt: str  # requests with different salts never share cached prefixes
+    cache_priority: int  # 0 .. 100 (50): how long the K and V of this request are kept for others
+    cache_pin: bool  # keep those of the prompt until the cache is reset
 
 
 def _integer(layout: str) -> Callable[[Any], bytes]:
@@ -97,6 +99,8 @@ TENSORS: dict[str, str] = {
     "drafter": "BYTES",
     "priority": "INT32",
     "cache_salt": "BYTES",
+    "cache_priority": "INT32",
+    "cache_pin": "BOOL",
 }
 _LISTS = ("stop_words", "bad_words")
 

@@ -25,7 +25,7 @@ class Chunk:
         origins: who proposed each of those tokens, "target" where nobody did; with `return_token_ids`.
         text_lengths: characters that each of those tokens added to `text`; what was held back (half a character, the
             beginning of a stop word) counts for the token that released it. With `return_token_ids`.
-        finish_reason: "stop" or "length", on the last response only, as are the four counts.
+        finish_reason: "stop" or "length", on the last response only, as are the five counts.
     """
 
     text: str
@@ -37,6 +37,7 @@ class Chunk:
     generated_tokens: int | None = None
     drafted_tokens: int | None = None
     accepted_draft_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
     origins: tuple[str, ...] | None = None
     text_lengths: tuple[int, ...] | None = None
 
@@ -100,6 +101,7 @@ class Result:
     cum_log_prob: float | None = None
     drafted_tokens: int = 0
     accepted_draft_tokens: int = 0
+    cached_prompt_tokens: int = 0  # of the prompt, those that were not computed anew
     origins: tuple[str, ...] | None = None
 
 
@@ -165,6 +167,7 @@ class Collector:
             cum_log_prob=last.cum_log_prob,
             drafted_tokens=last.drafted_tokens or 0,
             accepted_draft_tokens=last.accepted_draft_tokens or 0,
+            cached_prompt_tokens=last.cached_prompt_tokens or 0,
             origins=None if last.origins is None else tuple(o for chunk in self._chunks for o in chunk.origins or ()),
         )
 
@@ -185,6 +188,7 @@ def parse_chunk(response: service_pb2.ModelInferResponse) -> Chunk:
         generated_tokens=_integer(raw.get("generated_tokens")),
         drafted_tokens=_integer(raw.get("drafted_tokens")),
         accepted_draft_tokens=_integer(raw.get("accepted_draft_tokens")),
+        cached_prompt_tokens=_integer(raw.get("cached_prompt_tokens")),
         origins=None if origins is None else tuple(ORIGINS[origin] for origin in origins),
         text_lengths=None if lengths is None else struct.unpack(f"<{len(lengths) // 4}i", lengths),
     )

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from client import channel
@@ -191,6 +193,16 @@ class Client:
         """
         index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout)
         return {model.name: model.state or "UNLOADED" for model in index.models}
+
+    def infer(self, model: str, name: str, data: npt.NDArray[np.uint8], timeout: float = 30.0) -> None:
+        """Send one UINT8 tensor to a model of the server, and wait for its answer, which is not read.
+
+        Raises:
+            ServerError: the request failed.
+        """
+        request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[data.tobytes()])
+        request.inputs.add(name=name, datatype="UINT8", shape=data.shape)
+        self._ask(self._stub.ModelInfer, request, timeout)
 
     def _ask(self, method: Any, request: Any, timeout: float) -> Any:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
@@ -11,6 +13,7 @@ from typing import Any
 from tandem.decoding import DecodingLoop, Target
 from tandem.detokenizer import Detokenizer
 from tandem.errors import InvalidRequest, RequestError
+from tandem.kv_cache import Retention
 from tandem.manifest import Manifest
 from tandem.metrics import Metrics
 from tandem.prompt import PromptEncoder
@@ -49,9 +52,21 @@ class Coordinator:
     def stop(self) -> None:
         self._loop.stop()
 
-    def parse(self, fields: Mapping[str, Seq[Any]]) -> GenerateRequest:
-        """Check the fields of a request; see `tandem.request.parse_request`."""
-        return parse_request(fields, self.settings.max_prompt_bytes, self._drafters)
+    def parse(self, fields: Mapping[str, Seq[Any]], parameters: Mapping[str, Any] | None = None) -> GenerateRequest:
+        """Check the fields of a request; see `tandem.request.parse_request`.
+
+        Args:
+            fields: its tensors.
+            parameters: those of the request itself.
+        """
+        request = parse_request(fields, self.settings.max_prompt_bytes, self._drafters)
+        name = self.settings.salt_parameter
+        if not name:
+            return request
+        tenant = (parameters or {}).get(name)
+        if not isinstance(tenant, str) or not tenant:
+            raise InvalidRequest(f"{name}: this server needs this request parameter, which tells tenants apart")
+        return dataclasses.replace(request, cache_salt=json.dumps([tenant, request.cache_salt]))
 
     def prepare(self, request: GenerateRequest, sink: Sink, timeout_s: float | None = None) -> tuple[Sequence, str]:
         """Tokenize a request and check its lengths. `sink` will get its tokens, or its error.
@@ -82,6 +97,7 @@ class Coordinator:
             drafter=request.drafter,
             max_drafts=self._max_drafts(request),
             salt=request.cache_salt,
+            retention=Retention(request.cache_priority, request.cache_pin),
         )
         if timeout_s is not None:
             sequence.deadline = time.monotonic() + timeout_s

@@ -183,6 +183,7 @@ class DecodingLoop:
         self._capacity = Capacity(result.free_blocks, result.total_blocks, result.block_size)
         self._metrics.kv_blocks_total = result.total_blocks
         self._metrics.kv_blocks_used = result.total_blocks - result.free_blocks
+        self._metrics.observe_cache(result)
         if self._epoch not in (None, result.epoch):  # somebody else reloaded it: it knows none of the sequences
             self._scheduler.forget_caches()
             self._epoch = result.epoch
@@ -207,16 +208,20 @@ class DecodingLoop:
     def _take(self, plan: Plan, result: StepResult) -> None:
         """Accept the chosen tokens of every row that ran."""
         chosen, log_probs, origins = result.chosen.tolist(), result.log_probs.tolist(), result.origins.tolist()
-        states = zip(*(a.tolist() for a in (result.status, result.lengths, result.counts, result.drafted)), strict=True)
+        columns = (result.status, result.lengths, result.cached, result.counts, result.drafted)
+        states = zip(*(column.tolist() for column in columns), strict=True)
         now, at = time.monotonic(), 0
-        for sequence, row, (status, length, count, drafted) in zip(plan.batch, plan.request.rows, states, strict=True):
+        for sequence, row, state in zip(plan.batch, plan.request.rows, states, strict=True):
+            status, length, found, count, drafted = state
             if status == RowStatus.UNKNOWN_SEQUENCE:
                 sequence.forget_cache()
                 continue
             sequence.cached = length
             if status == RowStatus.OUT_OF_BLOCKS:
                 continue
-            self._metrics.prompt_tokens += max(0, min(length, len(sequence.prompt)) - row.keep)
+            if found and not sequence.generated:  # not after a preemption
+                sequence.reused = found
+            self._metrics.prompt_tokens += max(0, min(length, len(sequence.prompt)) - row.keep - found)
             sequence.drafted += drafted
             if count:
                 part = slice(at, at + count)

@@ -15,21 +15,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tandem.cache_counts import cache_array
 from tandem.engines import Engine, Row
 from tandem.kv_cache import BlockTable, KvCache, OutOfBlocks
+from tandem.prefix_index import root_key
 from tandem.sampling import NO_TOKEN, Choice, SamplingParams, SamplingState, choose, warm_up
 from tandem.speculation import DraftState, Proposal, Speculation, agreement
-from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest, StepResult, StepRow
+from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest, StepResult, StepRow, chunk_length
 from tandem.step_cost import WIDTHS, StepCost, profile
 
 WARM_UP_TOKENS = 64
+PREFILL_TOKENS = 32  # a pass with at least so many prompt tokens tells what one costs
 PROFILE_CONTEXT = 192  # tokens in the cache while the cost of steps is profiled
 
 
 @dataclass(slots=True)
 class _Sequence:
     drafting: DraftState
-    table: BlockTable = field(default_factory=BlockTable)
+    table: BlockTable
 
     @property
     def sampling(self) -> SamplingState:
@@ -51,6 +54,7 @@ class _Running:
     origins: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     drafted: int = 0
+    found: int = 0  # tokens that were in the prefix cache
 
     @property
     def is_decoding(self) -> bool:
@@ -86,11 +90,14 @@ class _Call:
 class Executor:
     """Runs steps on one engine; not thread-safe, as one Triton model instance is not."""
 
-    def __init__(self, engine: Engine, epoch: int, speculation: Speculation | None = None) -> None:
+    def __init__(
+        self, engine: Engine, epoch: int, speculation: Speculation | None = None, kv_cache: KvCache | None = None
+    ) -> None:
+        """`kv_cache` is that of this engine's blocks; by default one that reuses everything, without further tiers."""
         self.engine = engine
         self.epoch = epoch
         self.speculation = speculation
-        self.kv_cache = KvCache(engine.num_blocks, engine.block_size)
+        self.kv_cache = kv_cache or KvCache(engine.num_blocks, engine.block_size, engine)
         self._sequences: dict[int, _Sequence] = {}
         self._continuing: list[_Running] = []  # rows that could go on after the last call
         self._ahead: dict[int, _Ahead] = {}  # by sequence
@@ -103,12 +110,18 @@ class Executor:
             ValueError: a token id is outside the vocabulary, or `keep` is beyond what the cache holds; no row ran.
         """
         ahead = self._take_ahead(request)
-        self._close(request.closes)
+        for sequence, committed in zip(request.closes, request.committed or [0] * len(request.closes), strict=True):
+            self._close(sequence, committed)
+        if request.reset:
+            self.kv_cache.reset()
         for opened in request.opens:
-            self._close([opened.sequence])
+            self._close(opened.sequence, 0)
             state = DraftState(opened, SamplingState(opened.sampling, opened.prompt_length))
-            self._sequences[opened.sequence] = _Sequence(state)
+            table = BlockTable(root_key(self.engine.identity, opened.salt))
+            self._sequences[opened.sequence] = _Sequence(state, table)
         self._check(request.rows)
+        for asked in request.rows:
+            self._publish(asked.sequence, asked.keep)
         prepared = [
             ahead[row.sequence].running if row.sequence in ahead else self._prepare(row) for row in request.rows
         ]
@@ -124,13 +137,15 @@ class Executor:
                 break
             running = self._pass(running, call)
         self._continuing = running if request.passes > 1 else []
+        for row in rows:
+            self._publish(row.held.drafting.opened.sequence, row.held.prompt_length)
         held = [self._sequences.get(row.sequence) for row in request.rows]
         ran = [row if isinstance(row, _Running) else None for row in prepared]
         return StepResult(
             epoch=self.epoch,
             status=np.array([RowStatus.OK if isinstance(row, _Running) else row for row in prepared], np.int32),
             lengths=np.array([one.table.length if one else 0 for one in held], np.int32),
-            cached=np.zeros(len(held), np.int32),
+            cached=np.array([row.found if row else 0 for row in ran], np.int32),
             counts=np.array([len(row.chosen) if row else 0 for row in ran], np.int32),
             drafted=np.array([row.drafted if row else 0 for row in ran], np.int32),
             chosen=np.array([token for row in rows for token in row.chosen], np.int32),
@@ -139,11 +154,13 @@ class Executor:
             pass_rows=np.array(call.pass_rows, np.int32),
             positions=call.positions,
             free_blocks=self.kv_cache.free_blocks,
-            total_blocks=self.kv_cache.num_blocks,
+            total_blocks=self.kv_cache.usable_blocks,
             block_size=self.kv_cache.block_size,
             propose_s=call.propose_s,
             forward_s=call.forward_s,
             sampling_s=call.sampling_s,
+            cache=cache_array(self.kv_cache),
+            tiers=self.kv_cache.tiers.to_array(),
         )
 
     @property
@@ -193,14 +210,39 @@ class Executor:
         self.step(StepRequest([StepRow(0, 0, tokens, 1)], [OpenSequence(0, len(tokens), SamplingParams())]))
         self.step(StepRequest([StepRow(0, len(tokens), [0], 1)]))
         self.step(StepRequest(closes=[0]))
+        self.kv_cache.reset_pool()  # what other tiers keep of earlier processes stays
 
-    def _close(self, sequences: Sequence[int]) -> None:
-        for sequence in sequences:
-            held = self._sequences.pop(sequence, None)
-            if held is not None:
-                self.kv_cache.release(held.table)
-                if self.speculation is not None:
-                    self.speculation.close(held.drafting)
+    def _close(self, sequence: int, committed: int) -> None:
+        self._publish(sequence, committed)
+        held = self._sequences.pop(sequence, None)
+        if held is not None:
+            self.kv_cache.release(held.table)
+            if self.speculation is not None:
+                self.speculation.close(held.drafting)
+
+    def _publish(self, sequence: int, committed: int) -> None:
+        """Let others have what a sequence holds of its first `committed` tokens."""
+        held = self._sequences.get(sequence)
+        if held is not None:
+            opened = held.drafting.opened
+            committed = min(committed, held.table.length)
+            self.kv_cache.publish(held.table, held.sampling.history, committed, opened.prompt_length, opened.retention)
+
+    def _find(self, held: _Sequence, tokens: Sequence[int]) -> int:
+        """Take what the prefix cache has of a sequence that begins with these tokens; returns how many it has.
+
+        The last token is computed anew, for its logits, and the last but one with it if both are prompt: see
+        `chunk_length`.
+        """
+        most = len(tokens) - 1
+        if held.prompt_length - most == 1 < held.prompt_length:
+            most -= 1
+        retention = held.drafting.opened.retention
+        found = self.kv_cache.match(held.table, tokens, most, held.prompt_length, retention)
+        if held.prompt_length - found == 1 and found:  # what was found ends there
+            self.kv_cache.truncate(held.table, found - 1)
+        held.sampling.append(tokens[: held.table.length])
+        return held.table.length
 
     def _check(self, rows: Sequence[StepRow]) -> None:
         if len({row.sequence for row in rows}) < len(rows):
@@ -220,7 +262,16 @@ class Executor:
         self.kv_cache.truncate(held.table, row.keep)
         held.sampling.truncate(row.keep)
         running = _Running(held, row.tokens, row.choices)
-        return running if self._reserve(running, 0) else RowStatus.OUT_OF_BLOCKS
+        if row.limit and not held.table.length:
+            running.found = self._find(held, row.tokens)
+            rest = row.tokens[running.found :]
+            count = chunk_length(len(rest), held.prompt_length - running.found, row.limit)
+            running.tokens, running.budget = rest[:count], row.choices if count == len(rest) else 0
+        if self._reserve(running, 0):
+            return running
+        self.kv_cache.truncate(held.table, row.keep)
+        held.sampling.truncate(row.keep)
+        return RowStatus.OUT_OF_BLOCKS
 
     def _reserve(self, row: _Running, drafts: int) -> bool:
         """Blocks for the row's tokens and so many drafts behind them; False if there are too few."""
@@ -240,6 +291,7 @@ class Executor:
         width = self._width(rows, proposals)
         logits = self._forward(rows, proposals, width)
         forwarded = time.perf_counter()
+        self._observe_prefill(rows, forwarded - proposed)
         self._accept(rows, proposals, logits, call)
         call.pass_rows.append(len(rows))
         call.propose_s += proposed - started
@@ -248,6 +300,12 @@ class Executor:
         if self.speculation is not None and all(row.is_decoding for row in rows):
             self.speculation.cost.observe(width, forwarded - proposed)
         return [row for row in rows if self._goes_on(row) and self._reserve(row, 0)]
+
+    def _observe_prefill(self, rows: Sequence[_Running], seconds: float) -> None:
+        """What computing a block costs, which fetching one from another tier is compared with."""
+        tokens = sum(len(row.tokens) for row in rows)
+        if tokens >= PREFILL_TOKENS:
+            self.kv_cache.tiers.block_s = seconds / tokens * self.kv_cache.block_size
 
     @staticmethod
     def _goes_on(row: _Running) -> bool:

@@ -73,7 +73,10 @@ class ExecutorDrafter:
         for state in states:
             row, opens = self._row(state, 1)
             while len(row.tokens) > FEED_TOKENS:
-                self._step(StepRequest([StepRow(row.sequence, row.keep, row.tokens[:FEED_TOKENS], 0)], opens), [state])
+                chunk = dataclasses.replace(row, choices=0)
+                if not row.limit:
+                    chunk = dataclasses.replace(chunk, tokens=row.tokens[:FEED_TOKENS])
+                self._step(StepRequest([chunk], opens), [state])
                 row, opens = self._row(state, 1)
 
     def _run(self, states: Sequence[DraftState], counts: Sequence[int]) -> list[Drafts]:
@@ -91,7 +94,9 @@ class ExecutorDrafter:
                 break
             keep += 1
         opens = [] if held.opened else [_opening(state)]
-        return StepRow(state.opened.sequence, keep, history[keep:].tolist(), count), opens
+        # What a new sequence begins with may be in the draft's prefix cache.
+        limit = FEED_TOKENS if opens else 0
+        return StepRow(state.opened.sequence, keep, history[keep:].tolist(), count, limit), opens
 
     def _step(self, request: StepRequest, states: Sequence[DraftState]) -> list[Drafts]:
         """Run a step and note what the draft holds afterwards; returns what it chose for each row."""
@@ -102,8 +107,9 @@ class ExecutorDrafter:
         self._epoch = result.epoch
         drafts, chosen, at = [], result.chosen.tolist(), 0
         confidences = np.exp(result.log_probs).tolist()
-        rows = zip(request.rows, states, result.status.tolist(), result.counts.tolist(), strict=True)
-        for row, state, status, count in rows:
+        columns = (result.status, result.counts, result.lengths)
+        rows = zip(request.rows, states, *(column.tolist() for column in columns), strict=True)
+        for row, state, status, count, length in rows:
             tokens = chosen[at : at + count]
             drafts.append(Drafts(tokens, confidences[at : at + count]))
             at += count
@@ -111,9 +117,10 @@ class ExecutorDrafter:
                 self._held.pop(row.sequence, None)
             elif status == RowStatus.OK:
                 # The newest token is never in the cache.
-                self._held[row.sequence] = _Held(True, row.keep + len(row.tokens), tokens[:-1])
+                own = tokens[:-1]
+                self._held[row.sequence] = _Held(True, length - len(own), own)
             else:
-                self._held[row.sequence] = _Held(True, min(row.keep, len(state.sampling)), [])
+                self._held[row.sequence] = _Held(True, min(length, len(state.sampling)), [])
         return drafts
 
     def _fail(self, error: Exception) -> None:
@@ -140,4 +147,4 @@ class ExecutorDrafter:
 
 def _opening(state: DraftState) -> OpenSequence:
     sampling = dataclasses.replace(state.opened.sampling, log_probs=True)  # they tell how sure the draft is
-    return OpenSequence(state.opened.sequence, state.opened.prompt_length, sampling)
+    return dataclasses.replace(state.opened, sampling=sampling, drafter="none")

@@ -8,6 +8,10 @@ Typical queries:
     output tokens per second      rate(tandem_generated_tokens_total[1m])
     mean rows per step            rate(tandem_step_rows_sum[1m]) / rate(tandem_step_rows_count[1m])
     p99 time to first token       histogram_quantile(0.99, rate(tandem_ttft_seconds_bucket[5m]))
+    share of prompts reused       sum(rate(tandem_prefix_hit_tokens_total[5m])) /
+                                  sum(rate(tandem_prefix_queried_tokens_total[5m]))
+    the same by tier              rate(tandem_prefix_hit_tokens_total[5m]) /
+                                  ignoring(tier) group_left rate(tandem_prefix_queried_tokens_total[5m])
     KV memory in use              tandem_kv_blocks_used / tandem_kv_blocks_total
     share of drafts accepted      sum(rate(tandem_accepted_tokens_total[1m])) / sum(rate(tandem_draft_tokens_total[1m]))
     the same by place in the run  rate(tandem_accepted_tokens_total[1m]) / rate(tandem_draft_tokens_total[1m])
@@ -26,7 +30,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tandem.cache_counts import Totals
 from tandem.step import MAX_DRAFTS, Origin, StepResult
+from tandem.tiers import TIERS
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ITL_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
@@ -71,6 +77,10 @@ class Metrics:
     origins: list[int] = field(default_factory=lambda: [0] * len(Origin))  # chosen tokens by who proposed them
     preemptions: int = 0
     target_restarts: int = 0
+    cache: Totals = field(default_factory=Totals)
+    cached_blocks: int = 0
+    pinned_blocks: int = 0
+    tier_bytes: list[int] = field(default_factory=lambda: [0] * len(TIERS))
 
     def observe_outcome(self, outcome: str) -> None:
         self.outcomes[outcome] += 1
@@ -90,6 +100,12 @@ class Metrics:
         self.drafts += int(result.positions[0, 0])
         for origin, count in enumerate(np.bincount(result.origins, minlength=len(Origin)).tolist()):
             self.origins[origin] += count
+
+    def observe_cache(self, result: StepResult) -> None:
+        """What any call says of the prefix cache."""
+        self.cache.observe(result.epoch, result.cache, result.tiers)
+        self.cached_blocks, self.pinned_blocks = result.cache[-2:].tolist()
+        self.tier_bytes = result.tiers[:, -1].tolist()
 
     def observe_tokens(self, count: int, last_token_at: float | None, arrival: float, now: float) -> None:
         """`count` tokens of one sequence came at `now` (monotonic seconds)."""

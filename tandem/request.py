@@ -16,6 +16,7 @@ MAX_WORDS = 64  # stop words or bad words in a request
 MAX_WORD_BYTES = 256
 MAX_SALT_BYTES = 256
 MAX_PRIORITY = 100
+CACHE_PRIORITY = 50  # of requests that ask for none
 
 Message = dict[str, str]
 
@@ -44,6 +45,8 @@ class GenerateRequest:
     return_token_ids: bool
     priority: int
     cache_salt: str
+    cache_priority: int
+    cache_pin: bool
     num_draft_tokens: int | None
     drafter: str
 
@@ -102,6 +105,10 @@ def parse_request(
         return_token_ids=read.flag("return_token_ids", False),
         priority=read.number("priority", 0, lambda v: 0 <= v <= MAX_PRIORITY, f"between 0 and {MAX_PRIORITY}"),
         cache_salt=read.text("cache_salt", MAX_SALT_BYTES) or "",
+        cache_priority=read.number(
+            "cache_priority", CACHE_PRIORITY, lambda v: 0 <= v <= MAX_PRIORITY, f"between 0 and {MAX_PRIORITY}"
+        ),
+        cache_pin=read.flag("cache_pin", False),
         num_draft_tokens=read.number("num_draft_tokens", None, lambda v: v >= 0, "0 (off) or more"),
         drafter=drafter,
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tandem.sequence import Sequence
-from tandem.step import StepRequest, StepRow
+from tandem.step import StepRequest, StepRow, chunk_length
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # by seniority
         self.running: list[Sequence] = []  # by seniority
         self.closing: dict[int, int] = {}  # sequences that ended -> tokens they hold until the next step
+        self._committed: dict[int, int] = {}  # of those, the tokens that others may have
 
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_seniority)
@@ -74,6 +75,7 @@ class Scheduler:
     def forget_caches(self) -> None:
         """The executor is a new process: feed every sequence again."""
         self.closing.clear()
+        self._committed.clear()
         for sequence in self.running:
             sequence.forget_cache()
 
@@ -96,12 +98,14 @@ class Scheduler:
         """The next step frees what the executor holds of a sequence."""
         if sequence.opened:
             self.closing[sequence.id] = sequence.cached
+            self._committed[sequence.id] = min(sequence.cached, len(sequence.tokens))
             sequence.forget_cache()
 
-    def take_closes(self) -> list[int]:
-        """Sequences to close in the step that is planned."""
-        closes, self.closing = list(self.closing), {}
-        return closes
+    def take_closes(self) -> tuple[list[int], list[int]]:
+        """Sequences to close in the step that is planned, and the tokens of each that others may have."""
+        closes, committed = list(self.closing), list(self._committed.values())
+        self.closing, self._committed = {}, {}
+        return closes, committed
 
 
 class _Planning:
@@ -122,27 +126,17 @@ class _Planning:
         return needed - self._capacity.blocks_for(sequence.cached)
 
     def _next_tokens(self, sequence: Sequence) -> int:
-        """How many tokens the sequence's row has: a chunk of the prompt, or of what is known of the answer.
-
-        No chunk of a longer prompt has a single token, and none goes on into the answer: kernels for one token per row
-        round differently, and the answer must not change.
-        """
-        if sequence.pending == 1:
-            return 1
-        prompt_left = len(sequence.prompt) - sequence.cached
-        if prompt_left <= 0:  # fed again after a preemption
-            return max(0, min(sequence.pending, self._prompt_tokens))
-        if prompt_left == 1:
-            return 1
-        count = min(prompt_left, self._prompt_tokens)
-        if prompt_left - count == 1:
-            return prompt_left
-        return count if count > 1 else 0
+        """How many tokens the sequence's row has."""
+        return chunk_length(sequence.pending, len(sequence.prompt) - sequence.cached, self._prompt_tokens)
 
     def _add_row(self, sequence: Sequence, count: int) -> None:
-        tokens = sequence.tokens[sequence.cached : sequence.cached + count]
-        choices = sequence.max_tokens - sequence.generated if count == sequence.pending else 0
-        self._rows[sequence] = StepRow(sequence.id, sequence.cached, tokens, choices)
+        left = sequence.max_tokens - sequence.generated
+        if sequence.opened:
+            tokens = sequence.tokens[sequence.cached : sequence.cached + count]
+            row = StepRow(sequence.id, sequence.cached, tokens, left if count == sequence.pending else 0)
+        else:  # all of it, because the executor may find some in its prefix cache
+            row = StepRow(sequence.id, 0, sequence.tokens[:], left, limit=count)
+        self._rows[sequence] = row
         self._free -= self._blocks(sequence, count)
         if sequence.pending > 1:
             self._prompt_tokens -= count
@@ -178,7 +172,8 @@ class _Planning:
         promised = sum(
             self._blocks(sequence, sequence.pending) for sequence in scheduler.running if sequence not in self._rows
         ) + sum(
-            self._capacity.blocks_for(len(sequence.tokens)) - self._capacity.blocks_for(row.keep + len(row.tokens))
+            self._capacity.blocks_for(len(sequence.tokens))
+            - self._capacity.blocks_for(row.keep + (row.limit or len(row.tokens)))
             for sequence, row in self._rows.items()
         )
         while scheduler.waiting and len(scheduler.running) < scheduler.max_running and self._prompt_tokens > 0:
@@ -208,5 +203,6 @@ class _Planning:
         opens = [s.opening() for s in batch if not s.opened]
         for sequence in batch:
             sequence.opened = True
-        request = StepRequest(list(self._rows.values()), opens, self._scheduler.take_closes(), self._passes())
+        closes, committed = self._scheduler.take_closes()
+        request = StepRequest(list(self._rows.values()), opens, closes, self._passes(), committed)
         return Plan(batch, request, self._preempted)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from tandem.detokenizer import DetokenizerStream
 from tandem.errors import RequestError
+from tandem.kv_cache import Retention
 from tandem.sampling import SamplingParams
 from tandem.step import MAX_DRAFTS, OpenSequence, Origin
 from tandem.stopping import StopMatcher
@@ -58,6 +59,7 @@ class Sequence:
     drafter: str = "auto"  # one of tandem.step.DRAFTERS
     max_drafts: int = MAX_DRAFTS  # draft tokens in one pass, at most
     salt: str = ""  # what is known of this sequence is used for others with the same salt only
+    retention: Retention = field(default_factory=Retention)  # how its K and V are to be kept
     deadline: float = float("inf")  # on `time.monotonic`, seconds
     arrival: float = field(default_factory=time.monotonic)
     tokens: list[int] = field(init=False)  # prompt and answer
@@ -66,6 +68,7 @@ class Sequence:
     cancelled: bool = False  # set by another thread; read once per cycle
     last_token_at: float | None = None
     drafted: int = 0  # draft tokens that the target verified
+    reused: int = 0  # prompt tokens that were not computed for it: found in the prefix cache when it was admitted
     accepted_drafts: int = 0  # of those, the ones that are in the answer
 
     def __post_init__(self) -> None:
@@ -83,7 +86,9 @@ class Sequence:
 
     def opening(self) -> OpenSequence:
         """What the executor must be told before the first row."""
-        return OpenSequence(self.id, len(self.prompt), self.sampling, self.drafter, self.max_drafts, self.salt)
+        return OpenSequence(
+            self.id, len(self.prompt), self.sampling, self.drafter, self.max_drafts, self.salt, self.retention
+        )
 
     @property
     def generated(self) -> int:

@@ -68,6 +68,7 @@ class DraftSettings(_Settings):
     draft_kv_cache: str = ""
     draft_threads: int = 0
     draft_graph_memory_mb: int = 512  # as graph_memory_mb
+    draft_prefix_cache: int = 1  # as prefix_cache
 
     def check(self) -> None:
         self._require(self.draft_kv_cache_mb >= 1, "draft_kv_cache_mb", "at least 1")
@@ -88,6 +89,15 @@ class TargetSettings(_Settings):
     # For graphs of fixed widths, each with a copy of the weights: see tandem.engines.EngineOptions. One of the default
     # engine's takes 170 MB, and a second while the model loads.
     graph_memory_mb: int = 2048
+    prefix_cache: int = 1  # whether KV blocks are kept for requests that begin alike; 0: no
+    # Whether K and V that were computed as those of an answer serve a prompt too, as in the next turn of a chat. They
+    # differ in the last bits from those computed as a prompt's, which may decide between two equally likely tokens.
+    cache_answers: int = 1
+    pinned_share: float = 0.25  # of the pool that requests with cache_pin may have, at most
+    host_cache_mb: int = 0  # memory for blocks that the pool gives up; 0: none
+    disk_cache_dir: str = ""  # directory for those, which the next process finds again; empty: none
+    disk_cache_mb: int = 4096
+    redis_url: str = ""  # a Redis server that several servers share their prompts' blocks by; empty: none
     draft_model: str = "draft"  # a model of the same repository that drafts, if its engine is there
     draft_engine: str = "engine"  # the draft's engine directory
     draft_control: str = "measured"  # how many drafts: see tandem.speculation.CONTROLS
@@ -97,6 +107,9 @@ class TargetSettings(_Settings):
         self._require(self.kv_cache_mb >= 1, "kv_cache_mb", "at least 1")
         self._require(self.threads >= 0, "threads", "0 (all cores) or more")
         self._require(self.graph_memory_mb >= 0, "graph_memory_mb", "0 (none) or more")
+        self._require(0 <= self.pinned_share <= 0.9, "pinned_share", "between 0 and 0.9")
+        self._require(self.host_cache_mb >= 0, "host_cache_mb", "0 (none) or more")
+        self._require(self.disk_cache_mb >= 1, "disk_cache_mb", "at least 1")
         self._require(self.shared_suffix_tokens >= 0, "shared_suffix_tokens", "0 (off) or more")
 
 
@@ -123,6 +136,9 @@ class CoordinatorSettings(_Settings):
     # Each response costs server and client CPU time that on a small machine the engine loses: beyond this rate the
     # tokens of a stream are sent in runs (the first and the last at once). 0: no bound.
     max_responses_per_s: int = 80
+    # A request parameter that tells tenants apart: it becomes part of the salt, and requests without it are refused. For
+    # a gateway to set in place of what the client sent. Empty: none. (Triton 2.51 forwards no headers to this model.)
+    salt_parameter: str = ""
     # When this file appears, running requests end with UNAVAILABLE, new ones are refused, and the file is removed: so
     # that a server can be stopped while it is busy. Triton 2.51 may crash when it is stopped during BLS calls.
     drain_file: str = ""

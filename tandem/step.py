@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tandem.kv_cache import Retention
 from tandem.sampling import SamplingParams
 
 MAX_PASSES = 100
@@ -23,6 +24,25 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 DRAFTERS = ("auto", "none", "suffix", "draft")  # auto: whichever promises most, or none
+
+
+def chunk_length(pending: int, prompt_left: int, most: int) -> int:
+    """How many tokens of a sequence to compute in a step.
+
+    A chunk never has, and never leaves, a single token of a longer prompt: kernels for one token per row round
+    differently, and the answer must not change.
+
+    Args:
+        pending: tokens that are known and not computed.
+        prompt_left: how many of those are prompt; below 0 if some of the answer is computed already.
+        most: tokens that the step has room for; a sequence that is decoding gets its token in any case.
+    """
+    if pending == 1:
+        return 1
+    count = max(0, min(pending, most))
+    if count and prompt_left - count == 1:
+        count += 1
+    return count if count > 1 or prompt_left <= 1 else 0
 
 
 class Origin(IntEnum):
@@ -48,7 +68,8 @@ class OpenSequence:
     sampling: SamplingParams
     drafter: str = "none"  # one of DRAFTERS
     max_drafts: int = MAX_DRAFTS  # draft tokens in one pass, at most
-    salt: str = ""  # texts of other salts are not drafted from
+    salt: str = ""  # what is known of other salts is not used: texts to draft from, K and V
+    retention: Retention = field(default_factory=Retention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,9 @@ class StepRow:
     keep: int  # tokens of the sequence to keep in the cache; fewer than it holds means rollback
     tokens: Sequence[int]  # new token ids, at least one
     choices: int  # how many tokens may be chosen after them, over all passes; 0 for a chunk that is not the last
+    # Of a sequence that holds nothing yet, `tokens` are all that are known: what is in the prefix cache is not
+    # computed, and of the rest at most so many; nothing is chosen unless they reach the end. 0: the row is as it is.
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +96,13 @@ class StepRequest:
     # `choices`, or choose an end id: several tokens for one call across process boundaries. Each pass of a row may
     # verify drafts, and so choose several tokens itself.
     passes: int = 1
+    committed: Sequence[int] = ()  # of each of `closes`, the tokens that others may have; empty: none of any
+    reset: bool = False  # forget what the prefix cache keeps
 
     def to_arrays(self) -> Arrays:
         """Flatten into the arrays of the wire format; see `from_arrays` for names and shapes."""
         arrays: Arrays = {
-            "rows": np.array([(r.keep, len(r.tokens), r.choices) for r in self.rows], np.int32).reshape(-1, 3),
+            "rows": np.array([(r.keep, len(r.tokens), r.choices, r.limit) for r in self.rows], np.int32).reshape(-1, 4),
             "sequences": np.array([r.sequence for r in self.rows], np.int64),
             "tokens": np.array([token for r in self.rows for token in r.tokens], np.int32),
             "passes": np.array([self.passes], np.int32),
@@ -85,7 +111,10 @@ class StepRequest:
             described = json.dumps([asdict(opened) for opened in self.opens])
             arrays["opens"] = np.frombuffer(described.encode(), np.uint8)
         if self.closes:
-            arrays["closes"] = np.array(self.closes, np.int64)
+            committed = self.committed or [0] * len(self.closes)
+            arrays["closes"] = np.array([self.closes, committed], np.int64)
+        if self.reset:
+            arrays["reset"] = np.ones(1, np.uint8)
         return arrays
 
     @classmethod
@@ -93,7 +122,7 @@ class StepRequest:
         """Read the wire format.
 
         Args:
-            arrays: `sequences` int64 [R]; `rows` int32 [R, 3], columns keep, token count, choice count; `tokens`
+            arrays: `sequences` int64 [R]; `rows` int32 [R, 4], columns keep, token count, choice count, limit; `tokens`
                 int32 [sum of token counts]; `passes` int32 [1]; optional `opens` uint8, a JSON list; optional
                 `closes` int64 [C].
 
@@ -101,26 +130,30 @@ class StepRequest:
             ValueError: the shapes contradict each other.
         """
         shape, tokens = arrays["rows"], arrays["tokens"].tolist()
-        if shape.ndim != 2 or shape.shape[1] != 3 or len(shape) != len(arrays["sequences"]):
-            raise ValueError(f"rows {shape.shape} must be [R, 3] and sequences {arrays['sequences'].shape} [R]")
+        if shape.ndim != 2 or shape.shape[1] != 4 or len(shape) != len(arrays["sequences"]):
+            raise ValueError(f"rows {shape.shape} must be [R, 4] and sequences {arrays['sequences'].shape} [R]")
         if int(shape[:, 1].sum()) != len(tokens):
             raise ValueError(f"tokens holds {len(tokens)} ids, rows announce {int(shape[:, 1].sum())}")
         rows, at = [], 0
-        for sequence, (keep, count, choices) in zip(arrays["sequences"].tolist(), shape.tolist(), strict=True):
-            if count < 1 or choices < 0 or keep < 0:
-                raise ValueError(f"sequence {sequence}: keep {keep}, {count} tokens, {choices} choices is no valid row")
-            rows.append(StepRow(sequence, keep, tokens[at : at + count], choices))
+        for sequence, (keep, count, choices, limit) in zip(arrays["sequences"].tolist(), shape.tolist(), strict=True):
+            if count < 1 or choices < 0 or keep < 0 or limit < 0 or (limit and keep):
+                raise ValueError(
+                    f"sequence {sequence}: keep {keep}, {count} tokens, {choices} choices, limit {limit}: no valid row"
+                )
+            rows.append(StepRow(sequence, keep, tokens[at : at + count], choices, limit))
             at += count
         opens = []
         for opened in json.loads(arrays["opens"].tobytes()) if "opens" in arrays else []:
             sampling = opened["sampling"]
             sampling["end_ids"] = tuple(sampling["end_ids"])
             sampling["bad_words"] = tuple(tuple(word) for word in sampling["bad_words"])
-            opens.append(OpenSequence(**{**opened, "sampling": SamplingParams(**sampling)}))
+            retention = Retention(**opened["retention"])
+            opens.append(OpenSequence(**{**opened, "sampling": SamplingParams(**sampling), "retention": retention}))
         passes = int(arrays["passes"][0])
         if not 1 <= passes <= MAX_PASSES:
             raise ValueError(f"passes is {passes}; it must be between 1 and {MAX_PASSES}")
-        return cls(rows, opens, arrays["closes"].tolist() if "closes" in arrays else [], passes)
+        closes, committed = arrays["closes"].tolist() if "closes" in arrays else ([], ())
+        return cls(rows, opens, closes, passes, committed, "reset" in arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +171,8 @@ class StepResult:
     log_probs: npt.NDArray[np.float32]  # like chosen; 0 for sequences that did not ask
     pass_rows: npt.NDArray[np.int32]  # [passes that ran] rows in each
     positions: npt.NDArray[np.int32]  # [MAX_DRAFTS, 2] drafts at this place of their run: verified, accepted
+    cache: npt.NDArray[np.int64]  # of the prefix cache, since the process began: see tandem.cache_counts
+    tiers: npt.NDArray[np.int64]
     free_blocks: int
     total_blocks: int
     block_size: int
@@ -157,6 +192,8 @@ class StepResult:
             "positions": self.positions,
             "capacity": np.array([self.free_blocks, self.total_blocks, self.block_size], np.int32),
             "seconds": np.array([self.propose_s, self.forward_s, self.sampling_s], np.float32),
+            "cache": self.cache,
+            "tiers": self.tiers,
         }
 
     @classmethod
@@ -165,5 +202,6 @@ class StepResult:
         state, capacity, seconds = arrays["row_state"], arrays["capacity"].tolist(), arrays["seconds"].tolist()
         return cls(
             int(arrays["epoch"][0]), state[0], state[1], state[2], state[3], state[4], arrays["chosen"],
-            arrays["origins"], arrays["log_probs"], arrays["pass_rows"], arrays["positions"], *capacity, *seconds,
+            arrays["origins"], arrays["log_probs"], arrays["pass_rows"], arrays["positions"], arrays["cache"],
+            arrays["tiers"], *capacity, *seconds,
         )  # fmt: skip

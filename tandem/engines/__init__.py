@@ -33,6 +33,7 @@ class Engine(Protocol):
     vocab_size: int
     block_size: int  # tokens per KV block
     num_blocks: int
+    identity: str  # what K and V depend on besides the tokens: equal ones may share them
     graph_widths: Sequence[int]  # ascending; steps of one-token rows are filled up to the next: see EngineOptions
 
     def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
@@ -55,6 +56,14 @@ class Engine(Protocol):
             float32 [sum(row.logits), hidden size]; a view that is valid until the next forward pass.
         """
         ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `tandem.kv_cache.BlockMemory`, also for the two that follow."""
+        ...
+
+    def read_block(self, block: int) -> npt.NDArray[np.uint8]: ...
+
+    def write_block(self, block: int, data: npt.NDArray[np.uint8]) -> None: ...
 
 
 # What a sequence's tokens may depend on besides the request. Kernels for a single row round differently from those for

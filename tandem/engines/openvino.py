@@ -68,6 +68,9 @@ class OpenVinoEngine:
         self.vocab_size = manifest.vocab_size
         self._min_rows = 1 if options.invariance == "off" else 2  # of a step, and of the LM head
         self._caches = self._bind_caches(compiled[0], options.kv_cache_mb)
+        self._pools = [tensor.data.view(np.uint8).reshape(tensor.shape[0], -1) for tensor in self._caches]
+        precisions = f"{activations} {kv_cache} {options.invariance} {' '.join(map(str, self._caches[0].shape[1:]))}"
+        self.identity = f"{manifest.build_key} {manifest.runtime} {manifest.runtime_version} {precisions}"
         self._feeds: dict[str, npt.NDArray[Any]] = {}
         self._answered = 0  # rows of logits of the last forward pass
 
@@ -150,6 +153,23 @@ class OpenVinoEngine:
             return 0
         at = bisect_left(self.graph_widths, max(width, len(rows)))
         return self.graph_widths[at] if at < len(self.graph_widths) else 0
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See `Engine.copy_block`."""
+        for pool in self._pools:
+            pool[target] = pool[source]
+
+    def read_block(self, block: int) -> npt.NDArray[np.uint8]:
+        """See `Engine.read_block`."""
+        return np.concatenate([pool[block] for pool in self._pools])
+
+    def write_block(self, block: int, data: npt.NDArray[np.uint8]) -> None:
+        """See `Engine.write_block`."""
+        sizes = [pool.shape[1] for pool in self._pools]
+        if len(data) != sum(sizes):
+            raise ValueError(f"a block has {sum(sizes)} bytes, not {len(data)}")
+        for pool, part in zip(self._pools, np.split(data, list(accumulate(sizes))[:-1]), strict=True):
+            pool[block] = part
 
     @property
     def features(self) -> npt.NDArray[np.float32]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from tandem.cache_setup import build_cache
 from tandem.drafters import model_drafter_for
 from tandem.engines import EngineOptions, load_engine
 from tandem.executor import Executor, profile_engine
+from tandem.kv_cache import KvCache
 from tandem.settings import DraftSettings, TargetSettings
 from tandem.shared_texts import SharedTexts
 from tandem.speculation import Speculation
@@ -41,6 +43,7 @@ class ExecutorModel:
 
     def finalize(self) -> None:
         self._background.shutdown()
+        self._executor.kv_cache.close()
 
     def _answer(self, request: Any) -> Any:
         try:
@@ -78,7 +81,7 @@ class TargetModel(ExecutorModel):
         shared = SharedTexts(settings.shared_suffix_tokens) if settings.shared_suffix_tokens else None
         # The clock makes the epoch differ from that of any earlier process.
         speculation = Speculation(profile_engine(engine), drafter, shared, settings.draft_control)
-        return Executor(engine, time.time_ns(), speculation)
+        return Executor(engine, time.time_ns(), speculation, build_cache(engine, settings))
 
 
 class DraftModel(ExecutorModel):
@@ -93,4 +96,7 @@ class DraftModel(ExecutorModel):
             threads=settings.draft_threads or None,
             graph_memory_mb=settings.draft_graph_memory_mb,
         )
-        return Executor(load_engine(version_directory / settings.draft_engine, options), time.time_ns())
+        engine = load_engine(version_directory / settings.draft_engine, options)
+        memory = engine if settings.draft_prefix_cache else None
+        cache = KvCache(engine.num_blocks, engine.block_size, memory)
+        return Executor(engine, time.time_ns(), kv_cache=cache)

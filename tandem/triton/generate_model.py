@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ class GenerateModel:
             sender = request.get_response_sender()
             try:
                 fields = {t.name(): t.as_numpy().reshape(-1).tolist() for t in request.inputs()}
-                self._responses.submit(self._coordinator.parse(fields), sender, _timeout_s(request))
+                parameters = json.loads(request.parameters() or "{}")
+                parsed = self._coordinator.parse(fields, parameters)
+                self._responses.submit(parsed, sender, _timeout_s(request, parameters))
             except Exception as failure:
                 error = failure if isinstance(failure, RequestError) else _unexpected(failure)
                 self._coordinator.count_refused(error)
@@ -61,9 +64,9 @@ def _unexpected(failure: Exception) -> RequestError:
     return RequestError(f"internal error while reading the request: {failure!r}")
 
 
-def _timeout_s(request: Any) -> float | None:
+def _timeout_s(request: Any, parameters: Mapping[str, Any]) -> float | None:
     """The request's timeout. gRPC clients set it on the request; the HTTP generate endpoint makes it a parameter."""
-    microseconds = request.timeout() or json.loads(request.parameters() or "{}").get("timeout", 0)
+    microseconds = request.timeout() or parameters.get("timeout", 0)
     if not isinstance(microseconds, int) or microseconds < 0:
         raise InvalidRequest("timeout: must be a number of microseconds, 0 (none) or more")
     return microseconds / 1e6 if microseconds else None

@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from tandem.metrics import OUTCOMES, Metrics
 from tandem.step import MAX_DRAFTS, Origin
+from tandem.tiers import TIERS
 
 PUBLISH_S = 0.5
 
@@ -31,7 +32,20 @@ _LABELLED = {
     "accepted": ("accepted_tokens_total", "position", _PLACES, "Draft tokens accepted, by place in their run"),
     "origins": ("chosen_tokens_total", "origin", tuple(o.name.lower() for o in Origin), "Tokens by who proposed them"),
 }
+_TIER_COUNTERS = {
+    "hit_tokens": ("prefix_hit_tokens_total", "Tokens of prompts that were found, by the tier they were in"),
+    "restored_blocks": ("prefix_restored_blocks_total", "KV blocks fetched back from a tier below the pool"),
+    "stored_blocks": ("prefix_stored_blocks_total", "KV blocks given to a tier below the pool"),
+    "faults": ("prefix_faults_total", "Blocks of a tier that were damaged or foreign, and times it could not be used"),
+}
+_CACHE_COUNTERS = {
+    "queried_tokens": ("prefix_queried_tokens_total", "Tokens of prompts that were looked for"),
+    "evicted_blocks": ("prefix_evicted_blocks_total", "Kept KV blocks that the pool gave up"),
+    "copied_blocks": ("prefix_copied_blocks_total", "KV blocks copied because a sequence goes on within them"),
+}
 _GAUGES = {
+    "cached_blocks": ("prefix_blocks", "KV blocks of the pool that may be reused"),
+    "pinned_blocks": ("prefix_pinned_blocks", "Of those, the ones that requests have pinned"),
     "running": ("running_sequences", "Sequences in the running batch"),
     "queued": ("queued_sequences", "Sequences that wait for a place in the running batch"),
     "kv_blocks_used": ("kv_blocks_used", "KV blocks in use"),
@@ -61,6 +75,13 @@ class MetricsPublisher:
         requests = self._family("requests_total", "Requests by outcome", counter)
         self._outcomes = {outcome: requests.Metric(labels={"outcome": outcome}) for outcome in OUTCOMES}
         self._labelled = {field: self._add_labelled(*entry) for field, entry in _LABELLED.items()}
+        self._tiers = {
+            field: self._add_labelled(name, "tier", TIERS, help) for field, (name, help) in _TIER_COUNTERS.items()
+        }
+        self._cache = {field: self._add(name, help, counter) for field, (name, help) in _CACHE_COUNTERS.items()}
+        self._tier_bytes = self._add_labelled(
+            "prefix_bytes", "tier", TIERS[1:], "Bytes in a tier below the pool", gauge
+        )
         self._histograms = {field: self._add_histogram(field, *entry) for field, entry in _HISTOGRAMS.items()}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -75,6 +96,8 @@ class MetricsPublisher:
         # Left to the end of the process, their destructors would crash the stub.
         for metrics in (self._counters, self._gauges, self._labelled, self._histograms, self._outcomes):
             metrics.clear()
+        for tiers in (self._tiers, self._cache, self._tier_bytes):
+            tiers.clear()
         self._families.clear()
 
     def _family(self, name: str, help: str, kind: Any) -> Any:
@@ -85,8 +108,8 @@ class MetricsPublisher:
     def _add(self, name: str, help: str, kind: Any) -> Any:
         return self._family(name, help, kind).Metric(labels={})
 
-    def _add_labelled(self, name: str, label: str, values: tuple[str, ...], help: str) -> list[Any]:
-        family = self._family(name, help, pb_utils.MetricFamily.COUNTER)
+    def _add_labelled(self, name: str, label: str, values: tuple[str, ...], help: str, kind: Any = None) -> list[Any]:
+        family = self._family(name, help, kind or pb_utils.MetricFamily.COUNTER)
         return [family.Metric(labels={label: value}) for value in values]
 
     def _add_histogram(self, field: str, name: str, help: str) -> list[Any]:
@@ -115,6 +138,13 @@ class MetricsPublisher:
         for field, series in self._labelled.items():
             for index, value in enumerate(getattr(self._metrics, field)):
                 self._raise_to((field, index), series[index], value)
+        for field, series in self._tiers.items():
+            for index, value in enumerate(self._metrics.cache.tiers(field)):
+                self._raise_to((field, index), series[index], value)
+        for field, counter in self._cache.items():
+            self._raise_to(field, counter, self._metrics.cache.cache(field))
+        for metric, value in zip(self._tier_bytes, self._metrics.tier_bytes[1:], strict=True):
+            metric.set(value)
         for field, series in self._histograms.items():
             histogram = getattr(self._metrics, field)
             cumulative = list(accumulate(histogram.counts))

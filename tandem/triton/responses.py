@@ -180,6 +180,7 @@ class ResponseSender:
             tensors.append(_strings("finish_reason", emission.finish_reason))
             counts = {
                 "prompt_tokens": len(sequence.prompt),
+                "cached_prompt_tokens": sequence.reused,
                 "generated_tokens": sequence.generated,
                 "drafted_tokens": sequence.drafted,
                 "accepted_draft_tokens": sequence.accepted_drafts,

@@ -24,6 +24,7 @@ class TableEngine:
     """Implements `tandem.engines.Engine`."""
 
     graph_widths: Sequence[int] = ()
+    identity = "table"
 
     def __init__(self, vocab_size: int = 32, block_size: int = 4, num_blocks: int = 64) -> None:
         self.vocab_size = vocab_size
@@ -34,8 +35,11 @@ class TableEngine:
 
     def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
         self.steps.append(list(rows))
-        owners = [block for row in rows for block in row.blocks]
-        assert len(set(owners)) == len(owners), "a block belongs to two sequences"
+        owners = [set(row.blocks) for row in rows]
+        for index, row in enumerate(rows):
+            written = {row.blocks[(row.past + place) // self.block_size] for place in range(len(row.tokens))}
+            others = set().union(*owners[:index], *owners[index + 1 :])
+            assert not written & others, "a block that another sequence has is written to"
         logits = []
         for row in rows:
             for offset, token in enumerate(row.tokens):
@@ -46,3 +50,14 @@ class TableEngine:
             assert UNWRITTEN not in history[:end], "a position was never computed"
             logits += [table_logits(history[:at], self.vocab_size) for at in range(end - row.logits + 1, end + 1)]
         return np.array(logits, np.float32).reshape(-1, self.vocab_size)
+
+    def copy_block(self, source: int, target: int) -> None:
+        self.memory[target] = self.memory[source]
+
+    def read_block(self, block: int) -> npt.NDArray[np.uint8]:
+        return self.memory[block].copy().view(np.uint8)
+
+    def write_block(self, block: int, data: npt.NDArray[np.uint8]) -> None:
+        if len(data) != self.memory[block].nbytes:
+            raise ValueError("another size")
+        self.memory[block] = data.view(self.memory.dtype)

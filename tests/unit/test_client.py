@@ -77,6 +77,8 @@ def test_every_field_has_its_type_and_shape():
         "drafter": "none",
         "priority": 7,
         "cache_salt": "s",
+        "cache_priority": 3,
+        "cache_pin": True,
     }
     request = build_request(None, [{"role": "user", "content": "é"}], everything, stream=True, timeout=1.5)
     sent = tensors(request)

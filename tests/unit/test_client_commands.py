@@ -93,7 +93,7 @@ def test_wrong_arguments(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["chat"], ["compare"], ["status"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["chat"], ["compare"], ["status"], ["cache"]])
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
@@ -125,6 +125,7 @@ def test_json_and_summary():
         "generated_tokens": 3,
         "drafted_tokens": 0,
         "accepted_draft_tokens": 0,
+        "cached_prompt_tokens": 0,
         "token_ids": [1, 2, 3],
         "timing": {"ttft_s": 0.5, "total_s": 1.0, "tokens_per_s": 3.0, "inter_token_s": [0.5]},
     }

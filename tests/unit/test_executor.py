@@ -6,6 +6,7 @@ from table_engine import TableEngine, table_logits
 
 from tandem import executor as executor_module
 from tandem.executor import Executor
+from tandem.kv_cache import Retention
 from tandem.sampling import SamplingParams
 from tandem.step import OpenSequence, RowStatus, StepRequest, StepResult, StepRow
 
@@ -194,8 +195,8 @@ def test_impossible_rows_are_refused(rows: list[StepRow], message: str) -> None:
 
 def test_requests_survive_the_wire() -> None:
     sampling = SamplingParams(0.7, 5, 0.9, 0.1, 2**64 - 1, 1.1, 0.2, 0.3, 4, (1, 2), ((3, 4), (5,)), True)
-    opens = [OpenSequence(1, 7, sampling, "auto", 3, "tenant")]
-    request = StepRequest([StepRow(2**40, 3, [1, 2, 3], 2), StepRow(1, 0, [9], 0)], opens, [5], 7)
+    opens = [OpenSequence(1, 7, sampling, "auto", 3, "tenant", Retention(70, True))]
+    request = StepRequest([StepRow(2**40, 3, [1, 2, 3], 2), StepRow(1, 0, [9], 0, 4)], opens, [5], 7, [3], True)
     assert StepRequest.from_arrays(request.to_arrays()) == request
     assert StepRequest.from_arrays(StepRequest().to_arrays()) == StepRequest([], [], [])
 
@@ -206,7 +207,7 @@ def test_results_survive_the_wire() -> None:
     again = StepResult.from_arrays(result.to_arrays())
     assert (again.epoch, again.free_blocks, again.total_blocks, again.block_size) == (2**60, 63, 64, 4)
     rows = ("status", "lengths", "cached", "counts", "drafted")
-    for name in (*rows, "chosen", "origins", "log_probs", "pass_rows", "positions"):
+    for name in (*rows, "chosen", "origins", "log_probs", "pass_rows", "positions", "cache", "tiers"):
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
 
 
@@ -214,8 +215,9 @@ def test_results_survive_the_wire() -> None:
     ("change", "message"),
     [
         ({"tokens": np.array([1], np.int32)}, "tokens holds 1 ids, rows announce 2"),
-        ({"rows": np.array([[0, 2, -1]], np.int32)}, "no valid row"),
-        ({"rows": np.array([[0, 2]], np.int32)}, "must be"),
+        ({"rows": np.array([[0, 2, -1, 0]], np.int32)}, ": no valid row"),
+        ({"rows": np.array([[1, 2, 1, 2]], np.int32)}, ": no valid row"),
+        ({"rows": np.array([[0, 2, 1]], np.int32)}, "must be"),
         ({"sequences": np.array([1, 2], np.int64)}, "must be"),
     ],
 )

@@ -10,10 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from table_engine import TableEngine
 
 from tandem.executor import Executor
+from tandem.kv_cache import KvCache, Retention
 from tandem.sampling import SamplingParams
 from tandem.step import OpenSequence, RowStatus, StepRequest, StepRow
+from tandem.tiers import HostTier, TierStack
 
 BLOCKS, BLOCK_SIZE = 12, 4
+BLOCK_BYTES = BLOCK_SIZE * 8
 
 
 class ExecutorMachine(RuleBasedStateMachine):
@@ -23,7 +26,9 @@ class ExecutorMachine(RuleBasedStateMachine):
     def start(self, name: str) -> None:
         self.engine = TableEngine(VOCAB, BLOCK_SIZE, BLOCKS)
         self.drafter = GuessingDrafter(adversaries(VOCAB, END)[name])
-        self.executor = Executor(self.engine, 1, eager(self.drafter))
+        tiers = TierStack([HostTier(BLOCK_BYTES * 4 / 2**20)])
+        cache = KvCache(BLOCKS, BLOCK_SIZE, self.engine, tiers, most_pinned=2)
+        self.executor = Executor(self.engine, 1, eager(self.drafter), cache)
         self.committed: dict[int, list[int]] = {}
         self.newest: dict[int, int] = {}  # chosen, not fed yet
         self.left: dict[int, int] = {}  # tokens that the last row of a sequence might still have chosen
@@ -45,12 +50,31 @@ class ExecutorMachine(RuleBasedStateMachine):
         assert len(chosen) <= max(0, row.choices)
         assert result.lengths[0] == len(self.committed[row.sequence])
 
-    @rule(prompt=st.lists(st.integers(0, VOCAB - 2), min_size=1, max_size=9), choices=st.integers(0, 9))
-    def open(self, prompt: list[int], choices: int) -> None:
+    @rule(
+        prompt=st.lists(st.integers(0, VOCAB - 2), min_size=1, max_size=9),
+        choices=st.integers(0, 9),
+        limited=st.booleans(),
+    )
+    def open(self, prompt: list[int], choices: int, limited: bool) -> None:
+        self.open_sequence(prompt, choices, len(prompt) if limited else 0)
+
+    @precondition(lambda self: any(self.committed.values()))
+    @rule(data=st.data(), more=st.lists(st.integers(0, VOCAB - 2), min_size=1, max_size=9), choices=st.integers(0, 9))
+    def open_alike(self, data: st.DataObject, more: list[int], choices: int) -> None:
+        """A sequence that begins as another one, so that it may find blocks of it."""
+        other = data.draw(st.sampled_from(sorted(s for s, held in self.committed.items() if held)))
+        shared = data.draw(st.integers(1, len(self.committed[other])))
+        prompt = [*self.committed[other][:shared], *more]
+        self.open_sequence(prompt, choices, len(prompt))
+
+    def open_sequence(self, prompt: list[int], choices: int, limit: int) -> None:
         self.opened += 1
         self.committed[self.opened] = []
-        opened = OpenSequence(self.opened, len(prompt), SamplingParams(end_ids=(END,)), "auto", 8)
-        self.step(StepRow(self.opened, 0, prompt, choices), [opened])
+        retention = Retention(self.opened % 3, self.opened % 5 == 0)
+        opened = OpenSequence(
+            self.opened, len(prompt), SamplingParams(end_ids=(END,)), "auto", 8, "ab"[self.opened % 2], retention
+        )
+        self.step(StepRow(self.opened, 0, prompt, choices, limit), [opened])
 
     @precondition(lambda self: self.newest)
     @rule(data=st.data(), choices=st.integers(1, 12), passes=st.integers(1, 4))
@@ -83,7 +107,10 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(sorted(self.committed)))
-        self.executor.step(StepRequest(closes=[sequence]))
+        committed = data.draw(st.integers(0, len(self.committed[sequence])))
+        self.executor.step(
+            StepRequest(closes=[sequence], committed=[committed], reset=data.draw(st.integers(0, 9)) == 0)
+        )
         del self.committed[sequence]
         self.newest.pop(sequence, None)
 
@@ -105,8 +132,13 @@ class ExecutorMachine(RuleBasedStateMachine):
             written = self.engine.memory[state.table.blocks].reshape(-1)[: len(held)].tolist()
             assert written == held
             used += state.table.blocks
-        free = self.executor.kv_cache._free
-        assert sorted([*used, *free]) == list(range(BLOCKS)), "a block is lost, or in two places"
+        cache = self.executor.kv_cache
+        kept = [entry.block for entry in cache._index.idle()]
+        places = [*set(used), *cache._free, *kept]
+        assert sorted(places) == list(range(BLOCKS)), "a block is lost, or in two places"
+        assert cache._references == [used.count(block) for block in range(BLOCKS)]
+        for entry in cache._index:
+            assert self.engine.memory[entry.block].tolist() == list(entry.tokens), "a published block was written to"
 
 
 TestExecutorMachine = ExecutorMachine.TestCase

@@ -70,6 +70,8 @@ def test_defaults():
         return_token_ids=False,
         priority=0,
         cache_salt="",
+        cache_priority=50,
+        cache_pin=False,
         num_draft_tokens=None,
         drafter="auto",
     )
@@ -94,6 +96,8 @@ def test_every_field_is_read():
         "return_token_ids": True,
         "priority": 100,
         "cache_salt": "tenant",
+        "cache_priority": 90,
+        "cache_pin": True,
         "num_draft_tokens": 4,
         "drafter": "none",
     }
@@ -119,6 +123,7 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
     "presence_penalty": ([-100.0, 0.0, 100.0], [-100.5, 100.5]),
     "frequency_penalty": ([-100.0, 0.0, 100.0], [-100.5, 100.5]),
     "priority": ([0, 100], [-1, 101]),
+    "cache_priority": ([0, 100], [-1, 101]),
     "num_draft_tokens": ([0, 8], [-1]),
 }
 FLOATS = ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]

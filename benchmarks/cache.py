@@ -1,0 +1,223 @@
+"""What KV-cache reuse brings, on the real server over gRPC, with and without it in turns.
+
+1. TTFT of a long prompt that is cached against the same one under a new salt, which is cold.
+2. The TTFTs of a chat of ten turns together, with reuse and with a new salt for each turn.
+3. Tokens/s of requests that share nothing, on a server with the cache and on one without.
+4. TTFT against how much of the prompt is shared, and the hit rate of the cache against the size of its pool on a
+   Zipf-distributed trace (the cache itself, without an engine), as a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import secrets
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.cache_trace import hit_rate, ideal_hit_rate, pool_sizes, zipf_trace
+from benchmarks.environment import machine
+from benchmarks.workloads import jobs
+from client import Client, Message
+from launcher.server import REPOSITORY, Options, TritonServer
+from tandem.prompt import PromptEncoder
+
+ENGINE = REPOSITORY / "target" / "1" / "engine"
+PLOT = Path("docs") / "cache.svg"
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+
+
+class Texts:
+    """Real text (MT-Bench questions in random order) of a wanted length in tokens."""
+
+    def __init__(self) -> None:
+        self._encoder = PromptEncoder(ENGINE.resolve())
+        self._sources = [job.message for job in jobs("mt-bench")]
+        self._rng = random.Random(2)
+
+    def of_length(self, tokens: int) -> str:
+        ids: list[int] = []
+        while len(ids) < tokens:
+            ids += self._encoder.encode(self._rng.choice(self._sources) + "\n\n", special_tokens=False)
+        return str(self._encoder.tokenizer.decode(ids[:tokens]))
+
+
+def ttft(client: Client, prompt: str, salt: str) -> float:
+    """Seconds to the first token of a two-token answer."""
+    seconds = client.stream(prompt, max_tokens=2, min_length=2, cache_salt=salt).result().timing.ttft_s
+    assert seconds is not None
+    return seconds
+
+
+def long_prompt(client: Client, texts: Texts, tokens: int, rounds: int) -> list[tuple[float, float]]:
+    """TTFT of a cold prompt and of the same one cached, in turns."""
+    pairs = []
+    for _ in range(rounds):
+        prompt, salt = texts.of_length(tokens), secrets.token_hex(8)
+        pairs.append((ttft(client, prompt, salt), ttft(client, prompt, salt)))
+    return pairs
+
+
+def chat(client: Client, questions: Sequence[str], salts: Sequence[str]) -> float:
+    """The TTFTs of a chat together; each turn has its salt."""
+    messages: list[Message] = []
+    total = 0.0
+    for question, salt in zip(questions, salts, strict=True):
+        messages.append({"role": "user", "content": question})
+        result = client.stream(messages=messages, max_tokens=48, cache_salt=salt).result()
+        messages.append({"role": "assistant", "content": result.text})
+        assert result.timing.ttft_s is not None
+        total += result.timing.ttft_s
+    return total
+
+
+def chats(client: Client, rounds: int, turns: int = 10) -> list[tuple[float, float]]:
+    """The sum of the TTFTs without reuse and with it, in turns."""
+    questions = [job.message for job in jobs("mt-bench")]
+    pairs = []
+    for number in range(rounds):
+        asked = [questions[(number * turns + turn) % len(questions)] for turn in range(turns)]
+        without = chat(client, asked, [secrets.token_hex(8) for _ in asked])
+        pairs.append((without, chat(client, asked, [secrets.token_hex(8)] * turns)))
+    return pairs
+
+
+def throughput(client: Client, prompts: Sequence[str], tokens: int) -> float:
+    """Generated tokens/s of concurrent streams."""
+
+    def run(prompt: str) -> None:
+        client.stream(prompt, max_tokens=tokens, min_length=tokens, drafter="none").result()
+
+    threads = [threading.Thread(target=run, args=(prompt,)) for prompt in prompts]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(prompts) * tokens / (time.perf_counter() - started)
+
+
+def nothing_shared(
+    on: Client, off: Client, texts: Texts, rounds: int, streams: int, tokens: int
+) -> list[tuple[float, float]]:
+    """Tokens/s without the cache and with it, in turns, each time for new prompts. Which is first takes turns too."""
+    pairs = []
+    for number in range(rounds):
+        rates = {}
+        for client in (on, off) if number % 2 else (off, on):
+            rates[client] = throughput(client, [texts.of_length(100) for _ in range(streams)], tokens)
+        pairs.append((rates[off], rates[on]))
+    return pairs
+
+
+def by_shared_length(client: Client, texts: Texts, tokens: int, rounds: int) -> dict[int, list[float]]:
+    """TTFT of a prompt of which so many tokens are cached."""
+    lengths = [tokens * step // 8 for step in range(9)]
+    seconds: dict[int, list[float]] = {length: [] for length in lengths}
+    for _ in range(rounds):
+        salt, base = secrets.token_hex(8), texts.of_length(tokens)
+        ttft(client, base, salt)
+        for length in lengths:
+            cut = len(base) * length // tokens
+            prompt = base if length == tokens else base[:cut] + texts.of_length(tokens - length)
+            seconds[length].append(ttft(client, prompt, salt))
+    return seconds
+
+
+def row(table: Table, name: str, pairs: Sequence[tuple[float, float]], unit: str, scale: float, wanted: str) -> None:
+    """Medians of both sides and of their ratio, with its spread."""
+    ratios = [b / a for a, b in pairs]
+    before, after = (statistics.median(side) * scale for side in zip(*pairs, strict=True))
+    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+    table.add_row(name, f"{before:.0f} {unit}", f"{after:.0f} {unit}", spread, wanted)
+
+
+def draw(
+    path: Path, tokens: int, seconds: dict[int, list[float]], trace_points: list[tuple[float, float, float]]
+) -> None:
+    """Both plots side by side."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    lengths = sorted(seconds)
+    medians = [statistics.median(seconds[length]) * 1000 for length in lengths]
+    left.fill_between(
+        lengths,
+        [min(seconds[length]) * 1000 for length in lengths],
+        [max(seconds[length]) * 1000 for length in lengths],
+        alpha=0.2,
+    )
+    left.plot(lengths, medians, marker="o")
+    left.set(xlabel=f"cached tokens of a prompt of {tokens}", ylabel="TTFT, ms", ylim=(0, None))
+    left.set_title("Time to first token")
+    shares = [share * 100 for share, _, _ in trace_points]
+    right.plot(shares, [ours * 100 for _, ours, _ in trace_points], marker="o", label="prefix cache")
+    right.plot(shares, [ideal * 100 for _, _, ideal in trace_points], linestyle="--", label="ideal LRU of prompts")
+    right.set(xlabel="pool, % of all prompts", ylabel="tokens found, %", ylim=(0, 100))
+    right.set_title("Hit rate, Zipf-distributed prompts")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="of each comparison; the first is not counted")
+    parser.add_argument("--tokens", type=int, default=1500, help="of the long prompt")
+    parser.add_argument("--streams", type=int, default=8, help="that share nothing")
+    parser.add_argument("--answer", type=int, default=64, help="tokens of each of those")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="where the plot goes")
+    arguments = parser.parse_args()
+    rounds, texts = arguments.rounds, Texts()
+    table = Table("", "without reuse", "with reuse", "ratio, median (min-max)", "wanted", title=machine())
+    off_options = Options(env={"TANDEM_PREFIX_CACHE": "0"})
+    with (
+        TritonServer(Options()) as server,
+        TritonServer(off_options) as off_server,
+        Client(server.grpc_url) as on,
+        Client(off_server.grpc_url) as off,
+        Progress(transient=True) as progress,
+    ):
+        task = progress.add_task("long prompt", total=5)
+        long_pairs = long_prompt(on, texts, arguments.tokens, rounds)[1:]
+        progress.update(task, advance=1, description="chats")
+        chat_pairs = chats(on, max(3, rounds // 2))[1:]
+        progress.update(task, advance=1, description="nothing shared")
+        plain_pairs = nothing_shared(on, off, texts, 2 * rounds, arguments.streams, arguments.answer)[2:]
+        progress.update(task, advance=1, description="by shared length")
+        seconds = by_shared_length(on, texts, arguments.tokens, 3)
+        progress.update(task, advance=1, description="hit rates")
+        trace = zipf_trace(500, 10_000)
+        points = [
+            (share, hit_rate(trace, blocks), ideal_hit_rate(trace, blocks))
+            for share, blocks in zip(SHARES, pool_sizes(trace, SHARES), strict=True)
+        ]
+    row(table, f"TTFT, prompt of {arguments.tokens} tokens", long_pairs, "ms", 1000, "at most 0.1")
+    row(table, "TTFTs of a chat of 10 turns together", chat_pairs, "ms", 1000, "at most 0.25")
+    name = f"tokens/s, {arguments.streams} streams that share nothing"
+    row(table, name, plain_pairs, "", 1, "at least 0.99")
+    console = Console()
+    console.print(table)
+    found = ", ".join(f"{share:.0%}: {ours:.1%} (ideal {ideal:.1%})" for share, ours, ideal in points)
+    console.print(f"tokens found by the pool's share of all prompts: {found}")
+    draw(arguments.plot, arguments.tokens, seconds, points)
+    console.print(f"plot: {arguments.plot}")
+
+
+if __name__ == "__main__":
+    main()
