@@ -62,7 +62,7 @@ bench: engine ## tokens/s against the bare engine, the cost of invariance and of
 bench-speculation: engine ## speed with and without drafters, about an hour: docs/speculation.md
 	@$(PY) -m benchmarks.speculation --full
 
-bench-cache: engine ## what KV-cache reuse brings, about a quarter of an hour: docs/cache.md
+bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache.svg
 	@$(PY) -m benchmarks.cache
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md

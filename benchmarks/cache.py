@@ -147,6 +147,7 @@ def draw(
     import matplotlib as mpl
 
     mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "tandem"  # equal data gives an equal file
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
@@ -171,7 +172,7 @@ def draw(
         axes.grid(alpha=0.3)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main() -> None:
@@ -199,7 +200,7 @@ def main() -> None:
         progress.update(task, advance=1, description="chats")
         chat_pairs = chats(on, max(3, rounds // 2))[1:]
         progress.update(task, advance=1, description="nothing shared")
-        plain_pairs = nothing_shared(on, off, texts, 2 * rounds, arguments.streams, arguments.answer)[2:]
+        plain_pairs = nothing_shared(on, off, texts, 4 * rounds, arguments.streams, arguments.answer)[2:]
         progress.update(task, advance=1, description="by shared length")
         seconds = by_shared_length(on, texts, arguments.tokens, 3)
         progress.update(task, advance=1, description="hit rates")

@@ -136,8 +136,8 @@ class CoordinatorSettings(_Settings):
     # Each response costs server and client CPU time that on a small machine the engine loses: beyond this rate the
     # tokens of a stream are sent in runs (the first and the last at once). 0: no bound.
     max_responses_per_s: int = 80
-    # A request parameter that tells tenants apart: it becomes part of the salt, and requests without it are refused. For
-    # a gateway to set in place of what the client sent. Empty: none. (Triton 2.51 forwards no headers to this model.)
+    # A request parameter that tells tenants apart: it becomes part of the salt, and requests without it are refused.
+    # For a gateway to set in place of what the client sent: Triton 2.51 forwards no headers to this model. Empty: none.
     salt_parameter: str = ""
     # When this file appears, running requests end with UNAVAILABLE, new ones are refused, and the file is removed: so
     # that a server can be stopped while it is busy. Triton 2.51 may crash when it is stopped during BLS calls.

@@ -144,7 +144,9 @@ class MetricsPublisher:
         for field, counter in self._cache.items():
             self._raise_to(field, counter, self._metrics.cache.cache(field))
         for metric, value in zip(self._tier_bytes, self._metrics.tier_bytes[1:], strict=True):
-            metric.set(value)
+            if value != self._published.get(metric):
+                metric.set(value)
+                self._published[metric] = value
         for field, series in self._histograms.items():
             histogram = getattr(self._metrics, field)
             cumulative = list(accumulate(histogram.counts))
