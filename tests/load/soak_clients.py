@@ -116,13 +116,14 @@ class Clients:
         return "finished as when alone"
 
     async def _cancel(self, client: AsyncClient) -> str:
-        stream = client.stream(self._prompt(), max_tokens=400, min_length=400)
+        # So long that it does not end within ten responses: where the processor is short a response has many tokens.
+        stream = client.stream(self._prompt(), max_tokens=1000, min_length=1000)
         try:
             if self._rng.random() < 0.5:  # at any moment, perhaps before it is admitted
                 asyncio.get_running_loop().call_later(self._rng.uniform(0, 1.0), stream.cancel)
                 await stream.result()
             else:
-                for _ in range(self._rng.randint(1, 20)):
+                for _ in range(self._rng.randint(1, 10)):
                     await anext(stream)
                 stream.cancel()
                 await stream.result()
