@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +67,6 @@ class PrefixIndex:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def pinned_blocks(self) -> int:
-        return sum(entry.pinned for entry in self._entries.values())
 
     def find(self, key: bytes) -> Entry | None:
         return self._entries.get(key)
@@ -131,5 +127,6 @@ class PrefixIndex:
         """All that no sequence holds, those to give up first in front."""
         return [*(entry for level in sorted(self._idle) for entry in self._idle[level]), *self._pinned_idle]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Entry]:
+        """All of them; they may be removed meanwhile."""
         return iter(list(self._entries.values()))
