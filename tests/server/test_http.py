@@ -61,7 +61,7 @@ def test_generate_answers_like_grpc(server, client):
 
 def test_what_was_not_asked_for_is_not_sent(server):
     wanted = {"text_output", "finish_reason", "prompt_tokens", "generated_tokens", "model_name", "model_version"}
-    wanted |= {"drafted_tokens", "accepted_draft_tokens"}
+    wanted |= {"cached_prompt_tokens", "drafted_tokens", "accepted_draft_tokens"}
     assert set(post(server, text_input=PROMPT, max_tokens=2)) == wanted
 
 
