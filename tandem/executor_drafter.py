@@ -72,12 +72,17 @@ class ExecutorDrafter:
         """Feed long prompts in chunks, so that one step of the draft stays short."""
         for state in states:
             row, opens = self._row(state, 1)
-            while len(row.tokens) > FEED_TOKENS:
+            prompt = state.opened.prompt_length
+            while len(row.tokens) > FEED_TOKENS or row.keep < prompt < row.keep + len(row.tokens):
                 chunk = dataclasses.replace(row, choices=0)
-                if not row.limit:
-                    chunk = dataclasses.replace(chunk, tokens=row.tokens[:FEED_TOKENS])
+                if not row.limit:  # no chunk goes on into the answer: see `tandem.step.chunk_length`
+                    end = prompt - row.keep if row.keep < prompt else FEED_TOKENS
+                    chunk = dataclasses.replace(chunk, tokens=row.tokens[: min(end, FEED_TOKENS)])
                 self._step(StepRequest([chunk], opens), [state])
+                kept = row.keep
                 row, opens = self._row(state, 1)
+                if row.keep <= kept:  # no memory
+                    break
 
     def _run(self, states: Sequence[DraftState], counts: Sequence[int]) -> list[Drafts]:
         planned = [self._row(state, count) for state, count in zip(states, counts, strict=True)]

@@ -27,22 +27,25 @@ DRAFTERS = ("auto", "none", "suffix", "draft")  # auto: whichever promises most,
 
 
 def chunk_length(pending: int, prompt_left: int, most: int) -> int:
-    """How many tokens of a sequence to compute in a step.
+    """How many tokens of a sequence to compute in a step: a chunk of the prompt, or of what is known of the answer.
 
-    A chunk never has, and never leaves, a single token of a longer prompt: kernels for one token per row round
-    differently, and the answer must not change.
+    No chunk of a longer prompt has a single token: kernels for one token per row round differently, and the answer
+    must not change. None goes on into the answer, whose tokens are rows of their own: OpenVINO computes those wrongly
+    beside a row that has the tokens before them.
 
     Args:
         pending: tokens that are known and not computed.
-        prompt_left: how many of those are prompt; below 0 if some of the answer is computed already.
+        prompt_left: how many of those are prompt; 0 or less if some of the answer is computed already.
         most: tokens that the step has room for; a sequence that is decoding gets its token in any case.
     """
-    if pending == 1:
+    if pending == 1 or prompt_left == 1:
         return 1
-    count = max(0, min(pending, most))
-    if count and prompt_left - count == 1:
-        count += 1
-    return count if count > 1 or prompt_left <= 1 else 0
+    if prompt_left <= 0:  # fed again after a preemption
+        return max(0, min(pending, most))
+    count = min(prompt_left, most)
+    if prompt_left - count == 1:
+        return prompt_left
+    return count if count > 1 else 0
 
 
 class Origin(IntEnum):

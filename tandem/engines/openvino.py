@@ -187,6 +187,10 @@ def _apart(row: Row) -> list[Row]:
     if row.answer == 0 or len(row.tokens) == 1:
         return [row]
     first = len(row.tokens) - row.answer
+    if first > 1:
+        raise ValueError(
+            "a row has tokens of the prompt and of the answer, which OpenVINO computes wrongly in one step"
+        )
     parts = [
         Row(row.tokens[at : at + 1], row.past + at, row.blocks, int(at >= len(row.tokens) - row.logits))
         for at in range(first, len(row.tokens))

@@ -60,7 +60,7 @@ def test_the_same_model_as_draft_is_always_right(temperature: float) -> None:
 def test_only_what_is_new_is_fed() -> None:
     draft = LocalTarget()
     drafter = ExecutorDrafter(draft)
-    state = state_of([1, 2, 3])
+    state = state_of([1, 2, 3], 3)
     first = drafter.propose([state], [4])[0].tokens
     assert first == greedy([1, 2, 3], 4)
     assert tokens_fed(draft.requests[-1]) == 3
@@ -99,9 +99,19 @@ def test_a_long_prompt_is_read_in_chunks() -> None:
     assert fed == [FEED_TOKENS, FEED_TOKENS, 1200 - 2 * FEED_TOKENS]
 
 
+def test_prompt_and_answer_are_fed_in_steps_of_their_own() -> None:
+    """The engine computes an answer's tokens wrongly in the step of the prompt before them."""
+    draft = LocalTarget(num_blocks=500)
+    history = [1, 2, 3] * 400
+    assert ExecutorDrafter(draft).propose([state_of(history, 600)], [2])[0].tokens == greedy(history, 2)
+    fed = [row.limit or len(row.tokens) for request in draft.requests for row in request.rows]
+    assert fed == [FEED_TOKENS, 600 - FEED_TOKENS, FEED_TOKENS, 600 - FEED_TOKENS]
+
+
 def test_a_draft_without_memory_proposes_nothing() -> None:
     drafter = ExecutorDrafter(LocalTarget(num_blocks=1))
-    assert drafter.propose([state_of([1, 2, 3, 4, 5, 6])], [2]) == [Drafts([], [])]
+    assert drafter.propose([state_of([1, 2, 3, 4, 5, 6], 6)], [2]) == [Drafts([], [])]
+    assert drafter.propose([state_of([1] * 1200, 1200, sequence=3)], [2]) == [Drafts([], [])]
     assert drafter.propose([state_of([1, 2], sequence=2)], [2])[0].tokens == greedy([1, 2], 2)
 
 
@@ -110,7 +120,7 @@ def test_a_dead_draft_is_silent_until_it_is_back() -> None:
     loaded, load = threading.Event(), draft._load
     draft._load = lambda: loaded.wait(WAIT_S) and load()  # type: ignore[method-assign]
     drafter = ExecutorDrafter(draft)
-    state = state_of([1, 2, 3])
+    state = state_of([1, 2, 3], 3)
     assert drafter.propose([state], [2])[0].tokens == greedy([1, 2, 3], 2)
     assert drafter.propose([state], [2]) == [Drafts([], [])]
     assert drafter.propose([state], [2]) == [Drafts([], [])], "while it is loaded, the target does not wait"
