@@ -13,7 +13,7 @@ from build_engines.language import build
 from build_engines.recipe import Recipe
 from build_engines.source import resolve
 from tandem.engines import EngineOptions, Row, load_engine
-from tandem.engines.openvino import GRAPH_MEMORY, GRAPH_WIDTHS, MODEL_FILE, OpenVinoEngine
+from tandem.engines.openvino import GRAPH_MEMORY, GRAPH_WIDTHS, MODEL_FILE, OpenVinoEngine, _apart
 from tandem.executor import profile_engine
 
 BLOCKS = 2  # of each sequence
@@ -104,3 +104,10 @@ def test_the_profile_has_the_widths_of_the_graphs(engines: tuple[OpenVinoEngine,
     assert cost.wider(1, 9) == [2, 4, 6, 8, 10]
     assert cost(13) == cost(16), "a step of 13 is filled up to 16"
     assert cost.wider(48, 60) == [64], "beyond the graphs, the widths of any engine"
+
+
+def test_a_row_of_prompt_and_answer_is_refused() -> None:
+    """OpenVINO computes the answer's tokens wrongly beside a row with several tokens before them."""
+    with pytest.raises(ValueError, match="of the prompt and of the answer"):
+        _apart(Row([1, 2, 3], 0, [0], 1, answer=1))
+    assert len(_apart(Row([1, 2, 3], 4, [0], 3, answer=3))) == 3
