@@ -13,8 +13,6 @@ import argparse
 import random
 import secrets
 import statistics
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,13 +21,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.cache_trace import hit_rate, ideal_hit_rate, pool_sizes, zipf_trace
-from benchmarks.environment import machine
+from benchmarks.environment import ENGINE, machine
+from benchmarks.serving import served_rate
 from benchmarks.workloads import jobs
 from client import Client, Message
-from launcher.server import REPOSITORY, Options, TritonServer
+from launcher.server import Options, TritonServer
 from tandem.prompt import PromptEncoder
 
-ENGINE = REPOSITORY / "target" / "1" / "engine"
 PLOT = Path("docs") / "cache.svg"
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
@@ -89,22 +87,6 @@ def chats(client: Client, rounds: int, turns: int = 10) -> list[tuple[float, flo
     return pairs
 
 
-def throughput(client: Client, prompts: Sequence[str], tokens: int) -> float:
-    """Generated tokens/s of concurrent streams."""
-
-    def run(prompt: str) -> None:
-        salt = secrets.token_hex(8)  # without it, prompts that begin alike by chance would share
-        client.stream(prompt, max_tokens=tokens, min_length=tokens, drafter="none", cache_salt=salt).result()
-
-    threads = [threading.Thread(target=run, args=(prompt,)) for prompt in prompts]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(prompts) * tokens / (time.perf_counter() - started)
-
-
 def nothing_shared(
     on: Client, off: Client, texts: Texts, rounds: int, streams: int, tokens: int
 ) -> list[tuple[float, float]]:
@@ -113,7 +95,7 @@ def nothing_shared(
     for number in range(rounds):
         rates = {}
         for client in (on, off) if number % 2 else (off, on):
-            rates[client] = throughput(client, [texts.of_length(100) for _ in range(streams)], tokens)
+            rates[client] = served_rate(client, [texts.of_length(100) for _ in range(streams)], tokens)
         pairs.append((rates[off], rates[on]))
     return pairs
 

@@ -7,6 +7,7 @@ speculation off. The bare loop has no server, no sampling but argmax, no detoken
 from __future__ import annotations
 
 import argparse
+import secrets
 import statistics
 import threading
 import time
@@ -52,7 +53,9 @@ def served_rate(client: Client, prompts: list[str], new_tokens: int) -> float:
     """Tokens/s of as many concurrent streams as there are prompts."""
 
     def run(prompt: str) -> None:
-        result = client.stream(prompt, max_tokens=new_tokens, min_length=new_tokens, drafter="none").result()
+        salt = secrets.token_hex(8)  # without it, prompts that begin alike would share
+        stream = client.stream(prompt, max_tokens=new_tokens, min_length=new_tokens, drafter="none", cache_salt=salt)
+        result = stream.result()
         assert result.generated_tokens == new_tokens
 
     threads = [threading.Thread(target=run, args=(prompt,)) for prompt in prompts]
