@@ -16,6 +16,7 @@ from client.compare import run_compare
 from client.errors import InvalidRequest, ServerError, Unreachable
 from client.output import as_json, summary, write_stream
 from client.request import Parameters
+from client.response import Result
 from client.status import run_status
 from client.sync import Client
 
@@ -31,6 +32,9 @@ def run_generate(options: Namespace, parameters: Parameters) -> int:
     # Bytes as they are: the server names the field if they are not UTF-8.
     prompt = sys.stdin.buffer.read() if options.prompt == "-" else options.prompt
     with Client(options.url) as client:
+        if (options.num_return_sequences or 1) > 1:
+            _print_samples(client.stream(prompt, timeout=options.timeout, **parameters).results(), options.json)
+            return 0
         if options.no_stream:
             result = client.generate(prompt, timeout=options.timeout, **parameters)
             if not options.json:
@@ -48,6 +52,15 @@ def run_generate(options: Namespace, parameters: Parameters) -> int:
     else:
         print(summary(result, streamed=not options.no_stream), file=sys.stderr)
     return 0
+
+
+def _print_samples(results: Sequence[Result], json: bool) -> None:
+    for index, result in enumerate(results, start=1):
+        if json:
+            print(as_json(result), flush=True)
+        else:
+            print(f"{result.text}\n", flush=True)
+            print(f"{index} of {len(results)} {summary(result)}\n", file=sys.stderr)
 
 
 _WITHOUT_REQUEST = {"status": run_status, "cache": run_cache}

@@ -14,6 +14,7 @@ _EXAMPLES = """\
 examples:
   python -m client generate "The capital of France is" --max-tokens 32
   python -m client generate "Once upon a time" --temperature 0.8 --top-p 0.95 --random-seed 7
+  python -m client generate "A name for a cat:" --temperature 0.9 -n 4 --max-tokens 8
   cat prompt.txt | python -m client generate - --stop-words $'\\n\\n' --json
   python -m client chat
   python -m client chat --message "Name three rivers." --system "You are brief."
@@ -86,6 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     generate.add_argument("prompt", help="the text to continue; - reads it from standard input")
+    generate.add_argument(
+        "-n",
+        "--num-return-sequences",
+        type=_count,
+        metavar="N",
+        help="so many different answers to one prompt, which is computed once; needs --temperature",
+    )
     generate.add_argument("--no-stream", action="store_true", help="wait for the whole text")
     generate.add_argument("--json", action="store_true", help="print one JSON object at the end")
     _add_request(generate)
@@ -162,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parameters_from(options: argparse.Namespace) -> Parameters:
     """The request parameters among the parsed arguments, only those that were given."""
-    given = {name: getattr(options, name, None) for name in (*_PARAMETERS, *_FLAGS)}
+    given = {name: getattr(options, name, None) for name in (*_PARAMETERS, *_FLAGS, "num_return_sequences")}
     parameters = {name: value for name, value in given.items() if value is not None}
     if getattr(options, "include_input", False):
         parameters["exclude_input_in_output"] = False

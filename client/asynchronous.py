@@ -72,14 +72,22 @@ class AsyncStream(AsyncIterator[Chunk]):
             raise
 
     async def result(self) -> Result:
-        """Wait for the rest and return the whole answer.
+        """Wait for the rest and return the whole answer; the first, if there are several.
+
+        Raises:
+            ServerError: the request failed or was left before its end.
+        """
+        return (await self.results())[0]
+
+    async def results(self) -> list[Result]:
+        """Wait for the rest and return all answers, by their index.
 
         Raises:
             ServerError: the request failed or was left before its end.
         """
         async for _ in self:
             pass
-        return self._collector.result()
+        return self._collector.results()
 
     def cancel(self) -> None:
         """Cancel the request; may be called more than once."""
@@ -148,7 +156,7 @@ class AsyncClient:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout)
+        return self._send(request, timeout, parameters.get("num_return_sequences") or 1)
 
     async def generate(
         self,
@@ -166,8 +174,33 @@ class AsyncClient:
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
         return await self._send(request, timeout).result()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None) -> AsyncStream:
-        collector = Collector()  # its clock starts before the request leaves
+    async def samples(
+        self,
+        prompt: str | bytes | None = None,
+        *,
+        count: int,
+        messages: Sequence[Message] | None = None,
+        timeout: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> list[Result]:
+        """Send a request for several answers to one prompt, and wait for all of them.
+
+        The prompt is computed once. Other arguments are those of `stream`; `temperature` must be above 0.
+
+        Args:
+            count: how many; answer i is the one that `random_seed` + i gives.
+
+        Returns:
+            The answers by their index; in their `timing` the responses of each.
+
+        Raises:
+            ServerError: the request failed.
+        """
+        parameters["num_return_sequences"] = count
+        return await self.stream(prompt, messages=messages, timeout=timeout, **parameters).results()
+
+    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, sequences: int = 1) -> AsyncStream:
+        collector = Collector(sequences)  # its clock starts before the request leaves
         return AsyncStream(self._stream(request, timeout=channel.deadline(timeout)), collector)
 
     async def close(self) -> None:

@@ -27,6 +27,7 @@ class Parameters(TypedDict, total=False):
     top_p: float  # 1 is off
     min_p: float  # 0 is off
     random_seed: int  # 0 .. 2**64 - 1; the same seed gives the same tokens
+    num_return_sequences: int  # answers to one prompt; answer i is the one that random_seed + i gives
     stop_words: Sequence[str]  # the text ends before the first of these
     bad_words: Sequence[str]  # never generated
     repetition_penalty: float  # 1 is off
@@ -85,6 +86,7 @@ TENSORS: dict[str, str] = {
     "top_p": "FP32",
     "min_p": "FP32",
     "random_seed": "UINT64",
+    "num_return_sequences": "INT32",
     "stop_words": "BYTES",
     "bad_words": "BYTES",
     "repetition_penalty": "FP32",
@@ -127,11 +129,13 @@ def build_request(
         model: name of the model.
 
     Raises:
-        InvalidRequest: both or neither of prompt and messages, an unknown parameter, or a value that does not
-            fit its tensor's type. Ranges are checked by the server.
+        InvalidRequest: both or neither of prompt and messages, several answers in one response, an unknown
+            parameter, or a value that does not fit its tensor's type. Ranges are checked by the server.
     """
     if (prompt is None) == (messages is None):
         raise InvalidRequest("prompt, messages: give exactly one of the two", "INVALID_ARGUMENT")
+    if not stream and (parameters.get("num_return_sequences") or 1) != 1:
+        raise InvalidRequest("num_return_sequences: several answers are streamed; use `samples`", "INVALID_ARGUMENT")
     if timeout is not None and not timeout > 0:
         raise InvalidRequest(f"timeout: is {timeout}; it must be above 0 seconds", "INVALID_ARGUMENT")
     request = service_pb2.ModelInferRequest(model_name=model)

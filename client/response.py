@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tritonclient.grpc import service_pb2
@@ -19,6 +20,7 @@ class Chunk:
 
     Attributes:
         text: the new text; the chunks of a stream joined are the whole text.
+        sequence_index: which answer it belongs to, where several were asked for.
         token_ids: ids of the tokens in this response, with `return_token_ids`.
         log_probs: natural log-probabilities of those tokens, with `return_log_probs`.
         cum_log_prob: sum over all tokens so far, with `return_log_probs`.
@@ -40,6 +42,7 @@ class Chunk:
     cached_prompt_tokens: int | None = None
     origins: tuple[str, ...] | None = None
     text_lengths: tuple[int, ...] | None = None
+    sequence_index: int = 0
 
     def pieces(self) -> list[tuple[str, str]]:
         """The text in pieces, each with who proposed its token; joined they are the text.
@@ -106,12 +109,16 @@ class Result:
 
 
 class Collector:
-    """Reads the responses of one request in order and sums them up."""
+    """Reads the streamed responses of one request in order and sums them up, for each answer that was asked for."""
 
-    def __init__(self) -> None:
-        self.timing = Timing()
-        self.finished = False
-        self._chunks: list[Chunk] = []
+    def __init__(self, sequences: int = 1) -> None:
+        self._timings = [Timing() for _ in range(sequences)]
+        self._chunks: list[list[Chunk]] = [[] for _ in range(sequences)]
+
+    @property
+    def timing(self) -> Timing:
+        """Of the first answer."""
+        return self._timings[0]
 
     def read(self, response: service_pb2.ModelStreamInferResponse) -> Chunk:
         """Parse one response.
@@ -122,15 +129,20 @@ class Collector:
         if response.error_message:
             raise error_from_message(response.error_message)
         chunk = parse_chunk(response.infer_response)
-        now = time.perf_counter() - self.timing.started
-        self.timing.arrivals_s.append(now)
-        if self.timing.ttft_s is None and (chunk.text or chunk.finish_reason):
-            self.timing.ttft_s = now
+        timing = self._timings[chunk.sequence_index]
+        now = time.perf_counter() - timing.started
+        timing.arrivals_s.append(now)
+        if timing.ttft_s is None and (chunk.text or chunk.finish_reason):
+            timing.ttft_s = now
         if chunk.finish_reason is not None:
-            self.finished = True
-            self.timing.generated_tokens = chunk.generated_tokens
-        self._chunks.append(chunk)
+            timing.generated_tokens = chunk.generated_tokens
+        self._chunks[chunk.sequence_index].append(chunk)
         return chunk
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer has come to its end."""
+        return all(chunks and chunks[-1].finish_reason is not None for chunks in self._chunks)
 
     def check_end(self) -> None:
         """Call it when the stream has ended without an error.
@@ -143,37 +155,49 @@ class Collector:
 
     @property
     def text(self) -> str:
-        """The text so far."""
-        return "".join(chunk.text for chunk in self._chunks)
+        """The text of the first answer so far."""
+        return "".join(chunk.text for chunk in self._chunks[0])
 
     def result(self) -> Result:
-        """The whole answer, once the last response has been read.
+        """The first answer, once the last response has been read.
+
+        Raises:
+            ServerError: the last response never came.
+        """
+        return self.results()[0]
+
+    def results(self) -> list[Result]:
+        """All answers, by their index, once the last response has been read.
 
         Raises:
             ServerError: the last response never came.
         """
         self.check_end()
-        last = self._chunks[-1]
-        ids = [token for chunk in self._chunks for token in chunk.token_ids or ()]
-        log_probs = [value for chunk in self._chunks for value in chunk.log_probs or ()]
+        return [self._result(chunks, timing) for chunks, timing in zip(self._chunks, self._timings, strict=True)]
+
+    @staticmethod
+    def _result(chunks: Sequence[Chunk], timing: Timing) -> Result:
+        last = chunks[-1]
+        ids = [token for chunk in chunks for token in chunk.token_ids or ()]
+        log_probs = [value for chunk in chunks for value in chunk.log_probs or ()]
         return Result(
-            text=self.text,
+            text="".join(chunk.text for chunk in chunks),
             finish_reason=last.finish_reason or "",
             prompt_tokens=last.prompt_tokens or 0,
             generated_tokens=last.generated_tokens or 0,
-            timing=self.timing,
+            timing=timing,
             token_ids=None if last.token_ids is None else tuple(ids),
             log_probs=None if last.log_probs is None else tuple(log_probs),
             cum_log_prob=last.cum_log_prob,
             drafted_tokens=last.drafted_tokens or 0,
             accepted_draft_tokens=last.accepted_draft_tokens or 0,
             cached_prompt_tokens=last.cached_prompt_tokens or 0,
-            origins=None if last.origins is None else tuple(o for chunk in self._chunks for o in chunk.origins or ()),
+            origins=None if last.origins is None else tuple(o for chunk in chunks for o in chunk.origins or ()),
         )
 
 
 def parse_chunk(response: service_pb2.ModelInferResponse) -> Chunk:
-    """Read the raw tensors of a response; about four times cheaper than tritonclient's `as_numpy`."""
+    """Read the raw tensors of a response with one answer; about four times cheaper than tritonclient's `as_numpy`."""
     raw = {output.name: data for output, data in zip(response.outputs, response.raw_output_contents, strict=True)}
     ids, log_probs = raw.get("output_ids"), raw.get("output_log_probs")
     origins, lengths = raw.get("output_origins"), raw.get("output_text_lengths")
@@ -191,6 +215,7 @@ def parse_chunk(response: service_pb2.ModelInferResponse) -> Chunk:
         cached_prompt_tokens=_integer(raw.get("cached_prompt_tokens")),
         origins=None if origins is None else tuple(ORIGINS[origin] for origin in origins),
         text_lengths=None if lengths is None else struct.unpack(f"<{len(lengths) // 4}i", lengths),
+        sequence_index=_integer(raw.get("sequence_index")) or 0,
     )
 
 

@@ -63,14 +63,22 @@ class Stream(Iterator[Chunk]):
             raise
 
     def result(self) -> Result:
-        """Wait for the rest and return the whole answer.
+        """Wait for the rest and return the whole answer; the first, if there are several.
+
+        Raises:
+            ServerError: the request failed or was left before its end.
+        """
+        return (self.results())[0]
+
+    def results(self) -> list[Result]:
+        """Wait for the rest and return all answers, by their index.
 
         Raises:
             ServerError: the request failed or was left before its end.
         """
         for _ in self:
             pass
-        return self._collector.result()
+        return self._collector.results()
 
     def cancel(self) -> None:
         """Cancel the request; may be called from any thread, and more than once."""
@@ -144,7 +152,7 @@ class Client:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout)
+        return self._send(request, timeout, parameters.get("num_return_sequences") or 1)
 
     def generate(
         self,
@@ -164,8 +172,33 @@ class Client:
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
         return self._send(request, timeout).result()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None) -> Stream:
-        collector = Collector()  # its clock starts before the request leaves
+    def samples(
+        self,
+        prompt: str | bytes | None = None,
+        *,
+        count: int,
+        messages: Sequence[Message] | None = None,
+        timeout: float | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> list[Result]:
+        """Send a request for several answers to one prompt, and wait for all of them.
+
+        The prompt is computed once. Other arguments are those of `stream`; `temperature` must be above 0.
+
+        Args:
+            count: how many; answer i is the one that `random_seed` + i gives.
+
+        Returns:
+            The answers by their index; in their `timing` the responses of each.
+
+        Raises:
+            ServerError: the request failed.
+        """
+        parameters["num_return_sequences"] = count
+        return self.stream(prompt, messages=messages, timeout=timeout, **parameters).results()
+
+    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, sequences: int = 1) -> Stream:
+        collector = Collector(sequences)  # its clock starts before the request leaves
         return Stream(self._stream(request, timeout=channel.deadline(timeout)), collector)
 
     def server_ready(self, timeout: float = 5.0) -> bool:

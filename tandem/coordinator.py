@@ -72,7 +72,7 @@ class Coordinator:
         """Tokenize a request and check its lengths. `sink` will get its tokens, or its error.
 
         Returns:
-            The sequence, which `submit` and `cancel` take, and the prompt as text.
+            The first sequence of the request's group, which `submit` and `cancel` take, and the prompt as text.
 
         Raises:
             InvalidRequest: the prompt is empty, too long, or refused by the chat template.
@@ -85,26 +85,32 @@ class Coordinator:
         max_tokens = self._answer_length(field, len(prompt), request)
         if timeout_s is None and self.settings.default_timeout_ms:
             timeout_s = self.settings.default_timeout_ms / 1000
-        sequence = Sequence(
-            id=self._loop.new_id(),
-            prompt=prompt,
-            sampling=self._sampling(request),
-            max_tokens=max_tokens,
-            detokenizer=self._detokenizer.stream(continued=request.messages is None),
-            stopper=StopMatcher(request.stop_words),
-            sink=sink,
-            priority=request.priority,
-            drafter=request.drafter,
-            max_drafts=self._max_drafts(request),
-            salt=request.cache_salt,
-            retention=Retention(request.cache_priority, request.cache_pin),
-        )
-        if timeout_s is not None:
-            sequence.deadline = time.monotonic() + timeout_s
-        return sequence, text
+        sampling, now = self._sampling(request), time.monotonic()
+        group = [
+            Sequence(
+                id=self._loop.new_id(),
+                prompt=prompt,
+                sampling=dataclasses.replace(sampling, seed=(request.random_seed + index) % 2**64),
+                max_tokens=max_tokens,
+                detokenizer=self._detokenizer.stream(continued=request.messages is None),
+                stopper=StopMatcher(request.stop_words),
+                sink=sink,
+                priority=request.priority,
+                drafter=request.drafter,
+                max_drafts=self._max_drafts(request),
+                salt=request.cache_salt,
+                retention=Retention(request.cache_priority, request.cache_pin),
+                deadline=float("inf") if timeout_s is None else now + timeout_s,
+                arrival=now,
+            )
+            for index in range(request.num_return_sequences)
+        ]
+        for sequence in group:
+            sequence.group = group
+        return group[0], text
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence for the next cycle. Raises `QueueFull` or `ShuttingDown`; the sink is not called then."""
+        """Queue a group for the next cycle. Raises `QueueFull` or `ShuttingDown`; the sink is not called then."""
         self._loop.submit(sequence)
 
     def cancel(self, sequence: Sequence) -> None:

@@ -85,6 +85,8 @@ class DecodingLoop:
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence for the next cycle.
 
+        If it is the first of a group, the others follow when its prompt has been computed, and find it in the cache.
+
         Raises:
             QueueFull: `max_queue_size` sequences wait already, beyond those that can run at once.
             ShuttingDown: the loop is stopping.
@@ -93,15 +95,17 @@ class DecodingLoop:
             if self._stopping:
                 raise ShuttingDown("the server is shutting down")
             slots = self._scheduler.max_running - len(self._scheduler.running)
-            if len(self._inbox) + len(self._scheduler.waiting) - slots >= self._max_queue_size:
+            others = len(sequence.group) - 1
+            if len(self._inbox) + len(self._scheduler.waiting) + others - slots >= self._max_queue_size:
                 raise QueueFull(f"the queue is full: {self._max_queue_size} requests wait already; try again later")
             self._inbox.append(sequence)
             self._wake.notify()
 
     def cancel(self, sequence: Sequence) -> None:
-        """The client has gone: the next cycle frees the sequence."""
+        """The client has gone: the next cycle frees the sequence and all of its group."""
         with self._wake:
-            sequence.cancelled = True
+            for one in sequence.group:
+                one.cancelled = True
             self._wake.notify()
 
     def _run(self) -> None:
@@ -241,13 +245,25 @@ class DecodingLoop:
             return
         emission = sequence.accept(tokens, log_probs, origins)
         self._metrics.observe_tokens(len(emission.token_ids), sequence.last_token_at, sequence.arrival, now)
+        if sequence.last_token_at is None and sequence is sequence.group[0]:
+            for follower in sequence.group[1:]:
+                self._scheduler.add(follower)
         sequence.last_token_at = now
         if emission.finish_reason:
             self._scheduler.remove(sequence)
-            self._metrics.observe_outcome("success")
+            sequence.ended = True
+            if all(one.ended for one in sequence.group):
+                self._metrics.observe_outcome("success")
         sequence.sink.emit(sequence, emission)
 
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
+        """End the request of a sequence that has left the scheduler."""
+        if sequence.ended:  # with another of its group
+            return
+        for one in sequence.group:
+            if not one.ended:
+                self._scheduler.remove(one)
+                one.ended = True
         self._metrics.observe_outcome(error.outcome)
         sequence.sink.fail(sequence, error)
 

@@ -16,6 +16,7 @@ MAX_WORDS = 64  # stop words or bad words in a request
 MAX_WORD_BYTES = 256
 MAX_SALT_BYTES = 256
 MAX_PRIORITY = 100
+MAX_SEQUENCES = 64  # answers to one request
 CACHE_PRIORITY = 50  # of requests that ask for none
 
 Message = dict[str, str]
@@ -35,6 +36,7 @@ class GenerateRequest:
     top_p: float
     min_p: float
     random_seed: int
+    num_return_sequences: int
     stop_words: tuple[str, ...]
     bad_words: tuple[str, ...]
     repetition_penalty: float
@@ -84,17 +86,24 @@ def parse_request(
     min_length = read.number("min_length", 0, lambda v: v >= 0, "0 or more")
     if max_tokens is not None and min_length > max_tokens:
         raise InvalidRequest(f"min_length: {min_length} is more than max_tokens, {max_tokens}")
+    temperature = read.number("temperature", 0.0, lambda v: v >= 0, "0 (greedy) or more")
+    sequences = read.number(
+        "num_return_sequences", 1, lambda v: 1 <= v <= MAX_SEQUENCES, f"between 1 and {MAX_SEQUENCES}"
+    )
+    if sequences > 1 and temperature == 0:
+        raise InvalidRequest("num_return_sequences: greedy answers are all the same; ask for 1, or set temperature")
     return GenerateRequest(
         text_input=text,
         messages=None if messages is None else _parse_messages(messages),
         max_tokens=max_tokens,
         min_length=min_length,
         stream=read.flag("stream", False),
-        temperature=read.number("temperature", 0.0, lambda v: v >= 0, "0 (greedy) or more"),
+        temperature=temperature,
         top_k=read.number("top_k", 0, lambda v: v >= 0, "0 (off) or more"),
         top_p=read.number("top_p", 1.0, lambda v: 0 <= v <= 1, "between 0 and 1"),
         min_p=read.number("min_p", 0.0, lambda v: 0 <= v <= 1, "between 0 and 1"),
         random_seed=read.number("random_seed", secrets.randbits(64)),
+        num_return_sequences=sequences,
         stop_words=read.words("stop_words"),
         bad_words=read.words("bad_words"),
         repetition_penalty=read.number("repetition_penalty", 1.0, lambda v: 0 < v <= 100, "above 0, at most 100"),

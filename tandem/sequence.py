@@ -41,12 +41,17 @@ class Sink(Protocol):
 
     def emit(self, sequence: Sequence, emission: Emission) -> None: ...
 
-    def fail(self, sequence: Sequence, error: RequestError) -> None: ...
+    def fail(self, sequence: Sequence, error: RequestError) -> None:
+        """The request is over: nothing follows, on none of its sequences. Called once, with one of them."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Token ids, cache position and text state of one request; owned by the decoding thread once submitted."""
+    """Token ids, cache position and text state of one answer; owned by the decoding thread once submitted.
+
+    A request for several answers has one sequence for each. They end in success one by one, and fail together.
+    """
 
     id: int
     prompt: Seq[int]
@@ -63,8 +68,10 @@ class Sequence:
     deadline: float = float("inf")  # on `time.monotonic`, seconds
     arrival: float = field(default_factory=time.monotonic)
     tokens: list[int] = field(init=False)  # prompt and answer
+    group: list[Sequence] = field(init=False)  # all sequences of the request, the same list in each of them
     cached: int = 0  # how many of `tokens` the executor holds
     opened: bool = False  # the executor knows this sequence
+    ended: bool = False  # its last token is out, or its request failed
     cancelled: bool = False  # set by another thread; read once per cycle
     last_token_at: float | None = None
     drafted: int = 0  # draft tokens that the target verified
@@ -73,6 +80,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)
+        self.group = [self]
 
     @property
     def pending(self) -> int:

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Seq
 from typing import Any, NamedTuple
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from tandem.answer import Answer, Part, Stream
 from tandem.coordinator import Coordinator
 from tandem.errors import RequestError
 from tandem.request import GenerateRequest
@@ -41,28 +42,14 @@ SENDER_NICENESS = 10
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Stream:
-    """One request that still waits for responses."""
-
-    sender: Any
-    request: GenerateRequest
-    echo: str  # the prompt, if the client wants it in front of the answer
-    cumulative_log_prob: float = 0.0
-    unsent: Emission = field(default_factory=Emission)
-    has_unsent: bool = False
-    error: RequestError | None = None
-    last_sent: float = 0.0
-    last_polled: float = 0.0
-
-
 class _Due(NamedTuple):
-    """What is sent next on a stream. The error is taken with the emission: it may come while that is being sent."""
+    """What is sent next on an answer. The error is taken with the parts: it may come while those are being sent."""
 
-    sequence: Sequence
-    stream: _Stream
-    emission: Emission
+    first: Sequence
+    answer: Answer
+    responses: list[list[Part]]
     error: RequestError | None
+    final: bool  # the answer ends with the last of these
 
 
 class ResponseSender:
@@ -75,7 +62,7 @@ class ResponseSender:
     def __init__(self, coordinator: Coordinator, max_responses_per_s: int) -> None:
         self._coordinator = coordinator
         self._seconds_per_response = 1 / max_responses_per_s if max_responses_per_s else 0.0
-        self._streams: dict[Sequence, _Stream] = {}
+        self._answers: dict[Sequence, Answer] = {}  # by the first sequence of the request
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="responses", daemon=True)
@@ -92,19 +79,25 @@ class ResponseSender:
 
     def submit(self, request: GenerateRequest, sender: Any, timeout_s: float | None) -> None:
         """Queue a request whose answer goes to `sender`. Raises `RequestError` if it is refused."""
-        sequence, prompt = self._coordinator.prepare(request, self, timeout_s)
-        # Under the lock, so that no emission of the new sequence comes before its stream is known.
-        with self._wake:
-            self._coordinator.submit(sequence)
-            self._streams[sequence] = _Stream(sender, request, "" if request.exclude_input_in_output else prompt)
-            self._wake.notify()
+        first, prompt = self._coordinator.prepare(request, self, timeout_s)
+        echo = "" if request.exclude_input_in_output else prompt
+        streams = {sequence: Stream(sequence, index, echo) for index, sequence in enumerate(first.group)}
+        with self._wake:  # known before the first emission comes
+            self._answers[first] = Answer(sender, request, streams)
+        try:
+            self._coordinator.submit(first)
+        except RequestError:
+            with self._wake:
+                del self._answers[first]
+            raise
 
     def emit(self, sequence: Sequence, emission: Emission) -> None:
         """See `Sink.emit`."""
         with self._wake:
-            stream = self._streams[sequence]
-            stream.unsent.extend(emission)
-            ready = stream.request.stream or emission.finish_reason is not None
+            answer = self._answers[sequence.group[0]]
+            stream = answer.streams[sequence]
+            stream.emission.extend(emission)
+            ready = answer.request.stream or emission.finish_reason is not None
             if ready and not stream.has_unsent:
                 stream.has_unsent = True
                 self._wake.notify()
@@ -112,7 +105,7 @@ class ResponseSender:
     def fail(self, sequence: Sequence, error: RequestError) -> None:
         """See `Sink.fail`."""
         with self._wake:
-            self._streams[sequence].error = error
+            self._answers[sequence.group[0]].error = error
             self._wake.notify()
 
     def _run(self) -> None:
@@ -123,81 +116,95 @@ class ResponseSender:
                 if not due and self._stopping:
                     return
                 if not due:
-                    self._wake.wait(CANCEL_POLL_S if self._streams else IDLE_POLL_S)
+                    self._wake.wait(CANCEL_POLL_S if self._answers else IDLE_POLL_S)
                     due = self._due()
-                if not self._streams and not due:
+                if not self._answers and not due:
                     self._coordinator.all_sent()
             for item in due:
                 try:
                     self._send(item)
                 except Exception:  # one stream's trouble must not end the thread that serves all
                     log.exception("a response could not be sent; its request is cancelled")
-                    self._coordinator.cancel(item.sequence)
+                    self._coordinator.cancel(item.first)
             self._poll_cancellations()
 
     def _due(self) -> list[_Due]:
-        """Take what may be sent now; the lock is held. A stream that ends is forgotten: nothing follows its end."""
+        """Take what may be sent now; the lock is held. An answer that ends is forgotten."""
         due = []
         now = time.monotonic()
-        interval = self._seconds_per_response * len(self._streams)
-        for sequence, stream in list(self._streams.items()):
-            ended = stream.error is not None or stream.unsent.finish_reason is not None
-            if ended or (stream.has_unsent and now - stream.last_sent >= interval):
-                due.append(_Due(sequence, stream, stream.unsent, stream.error))
-                stream.unsent, stream.has_unsent, stream.last_sent = Emission(), False, now
-            if ended:
-                del self._streams[sequence]
+        interval = self._seconds_per_response * sum(len(answer.streams) for answer in self._answers.values())
+        for first, answer in list(self._answers.items()):
+            responses = answer.take(now, interval)
+            final = answer.error is not None or not answer.streams
+            if responses or final:
+                due.append(_Due(first, answer, responses, answer.error, final))
+            if final:
+                del self._answers[first]
         return due
 
     def _send(self, due: _Due) -> None:
-        stream, emission = due.stream, due.emission
-        final = emission.finish_reason is not None
-        if final or (stream.request.stream and self._is_readable(stream, emission)):
-            response = self._response(due.sequence, stream, emission)
-            stream.sender.send(response, flags=FINAL if final else 0)
+        answer = due.answer
+        for place, parts in enumerate(due.responses, start=1):
+            if due.final and due.error is None and place == len(due.responses):
+                answer.sender.send(self._response(answer, parts), flags=FINAL)
+            elif self._is_readable(answer, parts):
+                answer.sender.send(self._response(answer, parts))
         if due.error is not None:
-            stream.sender.send(error_response(due.error), flags=FINAL)
+            answer.sender.send(error_response(due.error), flags=FINAL)
 
     @staticmethod
-    def _is_readable(stream: _Stream, emission: Emission) -> bool:
+    def _is_readable(answer: Answer, parts: Seq[Part]) -> bool:
         """False while there is only an unfinished character, or what may become a stop word."""
-        wants_tokens = stream.request.return_log_probs or stream.request.return_token_ids
-        return bool(emission.text or stream.echo or (wants_tokens and emission.token_ids))
+        wants_tokens = answer.request.return_log_probs or answer.request.return_token_ids
+        return any(
+            emission.text or emission.finish_reason or stream.echo or (wants_tokens and emission.token_ids)
+            for stream, emission in parts
+        )
 
     @staticmethod
-    def _response(sequence: Sequence, stream: _Stream, emission: Emission) -> Any:
-        tensors = [_strings("text_output", stream.echo + emission.text)]
-        stream.echo = ""
-        if stream.request.return_log_probs:
-            stream.cumulative_log_prob += sum(emission.log_probs)
-            tensors.append(pb_utils.Tensor("output_log_probs", np.array([emission.log_probs], np.float32)))
-            tensors.append(pb_utils.Tensor("cum_log_probs", np.array([[stream.cumulative_log_prob]], np.float32)))
-        if stream.request.return_token_ids:
-            tensors.append(pb_utils.Tensor("output_ids", np.array([emission.token_ids], np.int32)))
-            tensors.append(pb_utils.Tensor("output_origins", np.array([emission.origins], np.uint8)))
-            tensors.append(pb_utils.Tensor("output_text_lengths", np.array([emission.text_lengths], np.int32)))
-        if emission.finish_reason is not None:
-            tensors.append(_strings("finish_reason", emission.finish_reason))
-            counts = {
-                "prompt_tokens": len(sequence.prompt),
-                "cached_prompt_tokens": sequence.reused,
-                "generated_tokens": sequence.generated,
-                "drafted_tokens": sequence.drafted,
-                "accepted_draft_tokens": sequence.accepted_drafts,
-            }
-            tensors += [pb_utils.Tensor(name, np.array([[count]], np.int32)) for name, count in counts.items()]
+    def _response(answer: Answer, parts: Seq[Part]) -> Any:
+        """One response; strings and counts are one for each part, tokens of all parts follow each other."""
+        request, emissions = answer.request, [part.emission for part in parts]
+        tensors = [_strings("text_output", [stream.take_echo() + emission.text for stream, emission in parts])]
+        if request.num_return_sequences > 1:
+            tensors.append(_integers("sequence_index", [part.stream.index for part in parts]))
+        if request.return_log_probs:
+            for stream, emission in parts:
+                stream.cumulative_log_prob += sum(emission.log_probs)
+            log_probs = np.array([[value for emission in emissions for value in emission.log_probs]], np.float32)
+            sums = np.array([[part.stream.cumulative_log_prob for part in parts]], np.float32)
+            tensors += [pb_utils.Tensor("output_log_probs", log_probs), pb_utils.Tensor("cum_log_probs", sums)]
+        if request.return_token_ids:
+            tensors.append(_integers("output_ids", [token for emission in emissions for token in emission.token_ids]))
+            origins = np.array([[origin for emission in emissions for origin in emission.origins]], np.uint8)
+            tensors.append(pb_utils.Tensor("output_origins", origins))
+            tensors.append(_integers("output_text_lengths", [n for one in emissions for n in one.text_lengths]))
+        if emissions[0].finish_reason is not None:
+            tensors.append(_strings("finish_reason", [emission.finish_reason or "" for emission in emissions]))
+            sequences = [part.stream.sequence for part in parts]
+            tensors += [
+                _integers("prompt_tokens", [len(sequence.prompt) for sequence in sequences]),
+                _integers("cached_prompt_tokens", [sequence.reused for sequence in sequences]),
+                _integers("generated_tokens", [sequence.generated for sequence in sequences]),
+                _integers("drafted_tokens", [sequence.drafted for sequence in sequences]),
+                _integers("accepted_draft_tokens", [sequence.accepted_drafts for sequence in sequences]),
+            ]
         return pb_utils.InferenceResponse(tensors)
 
     def _poll_cancellations(self) -> None:
         now = time.monotonic()
         with self._wake:
-            interval = max(CANCEL_POLL_S, len(self._streams) / CANCEL_POLLS_PER_S)
-            streams = [(s, stream) for s, stream in self._streams.items() if now - stream.last_polled >= interval]
-        for sequence, stream in streams:
-            stream.last_polled = now
-            if not sequence.cancelled and stream.sender.is_cancelled():
-                self._coordinator.cancel(sequence)
+            interval = max(CANCEL_POLL_S, len(self._answers) / CANCEL_POLLS_PER_S)
+            answers = [(f, answer) for f, answer in self._answers.items() if now - answer.last_polled >= interval]
+        for first, answer in answers:
+            answer.last_polled = now
+            if not first.cancelled and answer.sender.is_cancelled():
+                self._coordinator.cancel(first)
 
 
-def _strings(name: str, text: str) -> Any:
-    return pb_utils.Tensor(name, np.array([[text.encode()]], dtype=np.object_))
+def _strings(name: str, texts: Seq[str]) -> Any:
+    return pb_utils.Tensor(name, np.array([[text.encode() for text in texts]], dtype=np.object_))
+
+
+def _integers(name: str, values: Seq[int]) -> Any:
+    return pb_utils.Tensor(name, np.array([values], np.int32))

@@ -11,12 +11,14 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 from tokenizers.models import BPE
 
-from tandem.decoding import TargetFailed
+from tandem.decoding import DecodingLoop, TargetFailed
 from tandem.detokenizer import Detokenizer
 from tandem.errors import RequestError
 from tandem.executor import Executor
+from tandem.metrics import Metrics
 from tandem.noise import gumbel
 from tandem.sampling import SamplingParams
+from tandem.scheduler import Scheduler
 from tandem.sequence import Emission, Sequence
 from tandem.speculation import Speculation
 from tandem.step import StepRequest, StepResult
@@ -134,3 +136,9 @@ class LocalTarget:
         if not self.restarts_work:
             raise TargetFailed("cannot be loaded")
         self._load()
+
+
+def make_loop(
+    target: LocalTarget, max_running: int = 4, max_queue_size: int = 100, max_passes: int = 1
+) -> DecodingLoop:
+    return DecodingLoop(target, Scheduler(max_running, 8, 3, max_passes), Metrics(), max_queue_size)

@@ -63,6 +63,7 @@ def test_every_field_has_its_type_and_shape():
         "top_p": 0.25,
         "min_p": 0.125,
         "random_seed": 2**64 - 1,
+        "num_return_sequences": 2,
         "stop_words": ["a", "bc"],
         "bad_words": [],
         "repetition_penalty": 1,
@@ -101,6 +102,11 @@ def test_tensors_are_those_of_the_model():
     kinds = {tensor.name: model_config_pb2.DataType.Name(tensor.data_type) for tensor in config.input}
     assert {name: names.get(kind, kind.removeprefix("TYPE_")) for name, kind in kinds.items()} == TENSORS
     assert set(Parameters.__annotations__) == set(TENSORS) - {"text_input", "messages", "stream"}
+
+
+def test_several_answers_are_streamed():
+    with pytest.raises(InvalidRequest, match="num_return_sequences: several answers are streamed"):
+        build_request("A", None, {"num_return_sequences": 2}, stream=False)
 
 
 def test_parameters_that_are_none_are_left_out():

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from coordination import END, LocalTarget, expected_tokens, make_sequence
+from coordination import END, LocalTarget, expected_tokens, make_loop, make_sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,12 +17,6 @@ from tandem.scheduler import Scheduler
 from tandem.step import StepRequest, StepResult
 
 WAIT_S = 20
-
-
-def make_loop(
-    target: LocalTarget, max_running: int = 4, max_queue_size: int = 100, max_passes: int = 1
-) -> DecodingLoop:
-    return DecodingLoop(target, Scheduler(max_running, 8, 3, max_passes), Metrics(), max_queue_size)
 
 
 @st.composite

@@ -60,6 +60,7 @@ def test_defaults():
         top_p=1.0,
         min_p=0.0,
         random_seed=0,
+        num_return_sequences=1,
         stop_words=(),
         bad_words=(),
         repetition_penalty=1.0,
@@ -88,6 +89,7 @@ def test_every_field_is_read():
         "top_p": 0.25,
         "min_p": 0.125,
         "random_seed": 2**64 - 1,
+        "num_return_sequences": 3,
         "repetition_penalty": 1.5,
         "presence_penalty": -2.0,
         "frequency_penalty": 0.5,
@@ -151,6 +153,15 @@ def test_numbers_must_be_finite(name, value):
 def test_one_value_each(name, count):
     value = b"auto" if name in ("text_input", "drafter", "cache_salt") else 1
     assert refusal(**{name: [value] * count}) == f"{name}: has {count} values; give one"
+
+
+def test_several_answers_need_a_temperature():
+    assert parse(num_return_sequences=64, temperature=0.1).num_return_sequences == 64
+    assert (
+        refusal(num_return_sequences=65, temperature=0.1) == "num_return_sequences: is 65; it must be between 1 and 64"
+    )
+    assert refusal(num_return_sequences=0) == "num_return_sequences: is 0; it must be between 1 and 64"
+    assert refusal(num_return_sequences=2).startswith("num_return_sequences: greedy answers are all the same")
 
 
 def test_min_length_may_not_exceed_max_tokens():
