@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from argparse import Namespace
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from client.errors import InvalidRequest
 from client.metrics import Reading, read_metrics
 from client.sync import Client
 from tandem.tiers import TIERS
@@ -31,7 +33,7 @@ class TierState:
 
 @dataclass(frozen=True)
 class CacheState:
-    """The target's prefix cache: counts since the server's start, blocks now."""
+    """The target's prefix cache, and whole answers: counts since the server's start, blocks and bytes now."""
 
     queried_tokens: int
     hit_tokens: int
@@ -40,6 +42,9 @@ class CacheState:
     total_blocks: int
     evicted_blocks: int
     copied_blocks: int
+    answer_hits: int
+    answer_misses: int
+    answer_bytes: int
     tiers: dict[str, TierState]
 
 
@@ -64,6 +69,9 @@ def cache_state(reading: Reading) -> CacheState:
         total_blocks=int(reading.value("tandem_kv_blocks_total")),
         evicted_blocks=int(reading.value("tandem_prefix_evicted_blocks_total")),
         copied_blocks=int(reading.value("tandem_prefix_copied_blocks_total")),
+        answer_hits=int(reading.value("tandem_answer_cache_hits_total")),
+        answer_misses=int(reading.value("tandem_answer_cache_misses_total")),
+        answer_bytes=int(reading.value("tandem_answer_cache_bytes")),
         tiers={
             tier: TierState(**{column: values.get(tier, 0) for column, values in columns.items()}) for tier in TIERS
         },
@@ -92,6 +100,9 @@ def reset_cache(client: Client) -> list[str]:
     ready = [name for name, state in client.models().items() if name in EXECUTORS and state == "READY"]
     for name in ready:
         client.infer(name, "step", message)
+    # `generate` learns of it with its next step, and then uses none of the answers that it keeps.
+    with contextlib.suppress(InvalidRequest):  # from a server that asks for a tenant
+        client.generate("-", max_tokens=1, drafter="none")
     return ready
 
 
@@ -104,6 +115,10 @@ def view(state: CacheState) -> list[Table]:
     whole.add_row("Prompt tokens reused", f"{state.hit_tokens} of {state.queried_tokens}{share}")
     whole.add_row("KV blocks kept", f"{state.cached_blocks} of {state.total_blocks}, {state.pinned_blocks} pinned")
     whole.add_row("Given up, copied", f"{state.evicted_blocks}, {state.copied_blocks}")
+    if state.answer_hits or state.answer_misses:
+        asked = state.answer_hits + state.answer_misses
+        kept = f"{state.answer_bytes / 2**20:.1f} MB kept"
+        whole.add_row("Whole answers", f"{state.answer_hits} of {asked} requests that may come again, {kept}")
     tiers = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in ("tier", "tokens reused", "blocks stored", "restored", "faults", "MB"):
         tiers.add_column(name, justify="left" if name == "tier" else "right")

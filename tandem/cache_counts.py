@@ -8,14 +8,14 @@ import numpy.typing as npt
 from tandem.kv_cache import KvCache
 from tandem.tiers import TIERS
 
-CACHE_COUNTERS = ("queried_tokens", "evicted_blocks", "copied_blocks")
+CACHE_COUNTERS = ("queried_tokens", "evicted_blocks", "copied_blocks", "resets")
 CACHE_GAUGES = ("cached_blocks", "pinned_blocks")
 TIER_COUNTERS = ("hit_tokens", "restored_blocks", "stored_blocks", "faults")  # the columns of TierStack.to_array,
 TIER_GAUGES = ("bytes",)  # with these behind them
 
 
 def cache_array(cache: KvCache) -> npt.NDArray[np.int64]:
-    """int64 [5]: `CACHE_COUNTERS`, then `CACHE_GAUGES`."""
+    """int64 [6]: `CACHE_COUNTERS`, then `CACHE_GAUGES`."""
     return np.array([getattr(cache, name) for name in (*CACHE_COUNTERS, *CACHE_GAUGES)], np.int64)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Protocol
 
+from tandem.cache_counts import CACHE_COUNTERS
 from tandem.errors import Cancelled, ExecutorFailed, InvalidRequest, QueueFull, RequestError, ShuttingDown, TimedOut
 from tandem.metrics import Metrics
 from tandem.sampling import NO_TOKEN
@@ -65,6 +66,7 @@ class DecodingLoop:
         self._stopping = False
         self._capacity: Capacity | None = None
         self._epoch: int | None = None
+        self.cache_state = (0, 0)  # what is kept of earlier answers is of use as long as this stays
         self._failures = 0
         self._next_id = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -188,6 +190,7 @@ class DecodingLoop:
         self._metrics.kv_blocks_total = result.total_blocks
         self._metrics.kv_blocks_used = result.total_blocks - result.free_blocks
         self._metrics.observe_cache(result)
+        self.cache_state = (result.epoch, int(result.cache[CACHE_COUNTERS.index("resets")]))
         if self._epoch not in (None, result.epoch):  # somebody else reloaded it: it knows none of the sequences
             self._scheduler.forget_caches()
             self._epoch = result.epoch

@@ -91,6 +91,7 @@ class KvCache:
         self.queried_tokens = 0
         self.evicted_blocks = 0
         self.copied_blocks = 0
+        self.resets = 0
 
     @property
     def free_blocks(self) -> int:
@@ -245,6 +246,7 @@ class KvCache:
 
     def reset(self) -> None:
         """Forget it in all tiers."""
+        self.resets += 1
         self.reset_pool()
         self.tiers.clear()
 

@@ -12,6 +12,8 @@ Typical queries:
                                   sum(rate(tandem_prefix_queried_tokens_total[5m]))
     the same by tier              rate(tandem_prefix_hit_tokens_total[5m]) /
                                   ignoring(tier) group_left rate(tandem_prefix_queried_tokens_total[5m])
+    share of answers kept         rate(tandem_answer_cache_hits_total[5m]) / (rate(tandem_answer_cache_hits_total[5m]) +
+                                  rate(tandem_answer_cache_misses_total[5m]))
     KV memory in use              tandem_kv_blocks_used / tandem_kv_blocks_total
     share of drafts accepted      sum(rate(tandem_accepted_tokens_total[1m])) / sum(rate(tandem_draft_tokens_total[1m]))
     the same by place in the run  rate(tandem_accepted_tokens_total[1m]) / rate(tandem_draft_tokens_total[1m])
@@ -23,6 +25,7 @@ Typical queries:
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tandem.answer_cache import AnswerCache
 from tandem.cache_counts import Totals
 from tandem.step import MAX_DRAFTS, Origin, StepResult
 from tandem.tiers import TIERS
@@ -77,13 +81,29 @@ class Metrics:
     origins: list[int] = field(default_factory=lambda: [0] * len(Origin))  # chosen tokens by who proposed them
     preemptions: int = 0
     target_restarts: int = 0
+    answers: AnswerCache = field(default_factory=lambda: AnswerCache(0))
     cache: Totals = field(default_factory=Totals)
     cached_blocks: int = 0
     pinned_blocks: int = 0
     tier_bytes: list[int] = field(default_factory=lambda: [0] * len(TIERS))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def answer_hits(self) -> int:
+        return self.answers.hits
+
+    @property
+    def answer_misses(self) -> int:
+        return self.answers.misses
+
+    @property
+    def answer_bytes(self) -> int:
+        return self.answers.bytes
 
     def observe_outcome(self, outcome: str) -> None:
-        self.outcomes[outcome] += 1
+        """Count a request that ended; from any thread."""
+        with self._lock:
+            self.outcomes[outcome] += 1
 
     def observe_call(self, result: StepResult) -> None:
         """One call of the target with at least one row."""

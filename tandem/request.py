@@ -36,6 +36,7 @@ class GenerateRequest:
     top_p: float
     min_p: float
     random_seed: int
+    is_deterministic: bool  # asked again, it must give the same answer
     num_return_sequences: int
     stop_words: tuple[str, ...]
     bad_words: tuple[str, ...]
@@ -103,6 +104,7 @@ def parse_request(
         top_p=read.number("top_p", 1.0, lambda v: 0 <= v <= 1, "between 0 and 1"),
         min_p=read.number("min_p", 0.0, lambda v: 0 <= v <= 1, "between 0 and 1"),
         random_seed=read.number("random_seed", secrets.randbits(64)),
+        is_deterministic=temperature == 0 or "random_seed" in fields,
         num_return_sequences=sequences,
         stop_words=read.words("stop_words"),
         bad_words=read.words("bad_words"),

@@ -107,6 +107,12 @@ class Sequence:
         self.cached = 0
         self.opened = False
 
+    def replay(self, answer: Emission) -> None:
+        """Have given this answer, which an equal request got before."""
+        self.tokens += answer.token_ids
+        self.reused = len(self.prompt)
+        self.ended = True
+
     def accept(self, tokens: Seq[int], log_probs: Seq[float], origins: Seq[int]) -> Emission:
         """Take the tokens that the target chose; stop conditions are checked over every one of them.
 

@@ -136,6 +136,7 @@ class CoordinatorSettings(_Settings):
     # Each response costs server and client CPU time that on a small machine the engine loses: beyond this rate the
     # tokens of a stream are sent in runs (the first and the last at once). 0: no bound.
     max_responses_per_s: int = 80
+    answer_cache_mb: int = 0  # memory for whole answers to deterministic requests that may come again; 0: none
     # A request parameter that tells tenants apart: it becomes part of the salt, and requests without it are refused.
     # For a gateway to set in place of what the client sent: Triton 2.51 forwards no headers to this model. Empty: none.
     salt_parameter: str = ""
@@ -148,5 +149,5 @@ class CoordinatorSettings(_Settings):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         self._require(1 <= self.max_passes <= MAX_PASSES, "max_passes", f"between 1 and {MAX_PASSES}")
         self._require(0 <= self.max_drafts <= MAX_DRAFTS, "max_drafts", f"between 0 and {MAX_DRAFTS}")
-        for name in ("max_queue_size", "max_length", "default_timeout_ms", "max_responses_per_s"):
+        for name in ("max_queue_size", "max_length", "default_timeout_ms", "max_responses_per_s", "answer_cache_mb"):
             self._require(getattr(self, name) >= 0, name, "0 or more")

@@ -23,8 +23,16 @@ _COUNTERS = {
     "forward_s": "Seconds in the target's forward passes",
     "sampling_s": "Seconds in the choice and acceptance of tokens",
     "drafts": "Runs of draft tokens that the target verified",
+    "answer_hits": "Requests that were answered with the kept answer to an equal one",
+    "answer_misses": "Requests for which no answer was kept, of those for which one may be",
 }
-_COUNTER_NAMES = {"propose_s": "propose_seconds", "forward_s": "forward_seconds", "sampling_s": "sampling_seconds"}
+_COUNTER_NAMES = {
+    "propose_s": "propose_seconds",
+    "forward_s": "forward_seconds",
+    "sampling_s": "sampling_seconds",
+    "answer_hits": "answer_cache_hits",
+    "answer_misses": "answer_cache_misses",
+}
 # Counters with a label: field of Metrics -> name, label, its values, help.
 _PLACES = tuple(str(place) for place in range(1, MAX_DRAFTS + 1))
 _LABELLED = {
@@ -46,6 +54,7 @@ _CACHE_COUNTERS = {
 _GAUGES = {
     "cached_blocks": ("prefix_blocks", "KV blocks of the pool that may be reused"),
     "pinned_blocks": ("prefix_pinned_blocks", "Of those, the ones that requests have pinned"),
+    "answer_bytes": ("answer_cache_bytes", "Bytes of kept answers"),
     "running": ("running_sequences", "Sequences in the running batch"),
     "queued": ("queued_sequences", "Sequences that wait for a place in the running batch"),
     "kv_blocks_used": ("kv_blocks_used", "KV blocks in use"),

@@ -85,7 +85,7 @@ class ResponseSender:
         with self._wake:  # known before the first emission comes
             self._answers[first] = Answer(sender, request, streams)
         try:
-            self._coordinator.submit(first)
+            self._coordinator.submit(request, first)
         except RequestError:
             with self._wake:
                 del self._answers[first]

@@ -187,11 +187,18 @@ def test_every_tier_gives_back_what_was_computed_and_no_fault_reaches_a_request(
         assert stub_pids(server)["target"] != before
         assert answers() == missed
     assert list(directory.rglob("*.kv")), "what was kept is on disk when the server has ended"
-    with TritonServer(tiered(directory, tmp_path / "log2")) as server:
+    with TritonServer(tiered(directory, tmp_path / "log2", TANDEM_ANSWER_CACHE_MB="1")) as server:
         again = ask(server, LONG[-1], "hit")
         assert contents(again) == missed[-1]
         assert again.cached_prompt_tokens > 0
         assert state(server).tiers["disk"].hit_tokens > 0
+        kept = ask(server, LONG[-1], "hit", drafter="none")  # the whole answer
+        assert contents(kept) == missed[-1]
+        assert kept.cached_prompt_tokens == kept.prompt_tokens > again.cached_prompt_tokens
+        assert ask(server, LONG[-1], "miss").cached_prompt_tokens == 0
+        assert (state(server).answer_hits, state(server).answer_misses) == (1, 2)
+        assert main(["cache", "--reset", "--url", server.grpc_url]) == 0
+        assert ask(server, LONG[-1], "hit").cached_prompt_tokens == 0
 
 
 def test_a_fleet_shares_by_redis_and_the_gateway_tells_tenants_apart(fleet_redis, tmp_path):

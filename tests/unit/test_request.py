@@ -60,6 +60,7 @@ def test_defaults():
         top_p=1.0,
         min_p=0.0,
         random_seed=0,
+        is_deterministic=True,
         num_return_sequences=1,
         stop_words=(),
         bad_words=(),
@@ -106,7 +107,7 @@ def test_every_field_is_read():
     sent = {name: value.encode() if isinstance(value, str) else value for name, value in fields.items()}
     request = parse(**sent, stop_words=[b"a", b"b"], bad_words=[b"c"])
     read = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    assert read == fields | {"messages": None, "stop_words": ("a", "b"), "bad_words": ("c",)}
+    assert read == fields | {"messages": None, "is_deterministic": True, "stop_words": ("a", "b"), "bad_words": ("c",)}
 
 
 def test_without_a_seed_every_request_has_its_own():
@@ -153,6 +154,12 @@ def test_numbers_must_be_finite(name, value):
 def test_one_value_each(name, count):
     value = b"auto" if name in ("text_input", "drafter", "cache_salt") else 1
     assert refusal(**{name: [value] * count}) == f"{name}: has {count} values; give one"
+
+
+def test_an_answer_is_deterministic_if_it_is_greedy_or_has_a_seed():
+    assert parse().is_deterministic
+    assert not parse(temperature=0.5).is_deterministic
+    assert parse(temperature=0.5, random_seed=3).is_deterministic
 
 
 def test_several_answers_need_a_temperature():
