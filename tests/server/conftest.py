@@ -27,6 +27,7 @@ def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
         "TANDEM_MAX_LENGTH": "4500",
         "TANDEM_DEFAULT_TIMEOUT_MS": "1500",
         "TANDEM_KV_CACHE_MB": "256",
+        "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
     }
     log = tmp_path_factory.mktemp("narrow") / "server.log"
     with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
