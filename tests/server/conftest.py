@@ -39,7 +39,11 @@ def fp32_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
     """The default model in full precision, for comparisons with torch."""
     import full_precision  # here, because it brings torch, which the other tests do not need
 
-    env = {"TANDEM_TARGET_ENGINE": str(full_precision.engine()), "TANDEM_KV_CACHE_MB": "512"}
+    env = {
+        "TANDEM_TARGET_ENGINE": str(full_precision.engine()),
+        "TANDEM_KV_CACHE_MB": "512",
+        "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
+    }
     log = tmp_path_factory.mktemp("fp32") / "server.log"
     with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
         yield running
