@@ -12,7 +12,7 @@ METRICS_PORT ?= 8002
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision profile soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -64,6 +64,10 @@ bench-speculation: engine ## speed with and without drafters, about an hour: doc
 
 bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache.svg
 	@$(PY) -m benchmarks.cache
+
+profile: engine ## where a step's time goes: docs/operators.md, and a trace of the torch model
+	@$(PY) -m benchmarks.operators
+	@$(PY) -m benchmarks.torch_trace
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality

@@ -86,6 +86,7 @@ class EngineOptions:
     # Memory for graphs of a fixed width, as many as fit: each holds a copy of the weights. A step in one costs less
     # than in the graph for all shapes, and nothing more when the width changes. 0: none.
     graph_memory_mb: int = 0
+    operator_times: bool = False  # note how long each operator takes, for whoever looks for a bottleneck
 
 
 def load_engine(directory: Path | str, options: EngineOptions | None = None) -> Engine:
