@@ -1,6 +1,6 @@
 """The real perf_analyzer: TANDEM_PERF_ANALYZER, one on PATH that runs, or the one inside the wheel tritonclient 2.50.
 
-`pip install perf-analyzer` does not help on glibc below 2.38: it installs a placeholder, version 0.1.0, without a program.
+`pip install perf-analyzer` does not help on glibc below 2.38: it installs a placeholder (0.1.0) without a program.
 The last wheel of tritonclient that carries the program wants an older protobuf than the server's environment has, so
 it is never installed: the one file is taken out of it. The two libraries that it needs and that few systems have,
 libb64 and the CUDA runtime (which it links, and does not use without a GPU), are those of the nvidia-pytriton wheel.
