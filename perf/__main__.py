@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from build_engines import interrupt
+from build_engines.errors import BuildError
 from perf import analyzer
 from perf.errors import PerfError
 
@@ -21,7 +24,50 @@ def parser() -> argparse.ArgumentParser:
         description=f"{analyzer.OVERRIDE} names another one. Notes on unusable ones go to stderr.",
     )
     binary.set_defaults(run=run_binary)
+    profiles = commands.add_parser("profiles", help="list the load profiles")
+    profiles.set_defaults(run=run_profiles)
+    run = commands.add_parser(
+        "run",
+        help="run a profile and write its report",
+        description="Runs perf_analyzer with a profile, against a given server or one that is started for it.",
+    )
+    run.add_argument("profile", help="name of a profile, or a file that ends in .yaml")
+    run.add_argument("--url", type=_address, help="host:port of a running server's gRPC (default: start one)")
+    run.add_argument(
+        "--metrics-url", type=_address, help="host:port of that server's metrics (default: its host, port 8002)"
+    )
+    run.add_argument("--rounds", type=int, help="instead of the profile's")
+    run.add_argument(
+        "--store-baseline", action="store_true", help="keep the result as what later runs are compared with"
+    )
+    run.add_argument(
+        "--baseline", type=Path, help="summary.json of another run to compare with (default: the stored one, if any)"
+    )
+    run.set_defaults(run=run_run)
     return top
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if "/" in text or not host or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not host:port, such as 127.0.0.1:8001")
+    return text
+
+
+def run_profiles(arguments: argparse.Namespace) -> int:
+    """Print names and descriptions."""
+    from perf import profile
+
+    for name in profile.names():
+        print(f"{name:<16} {profile.load(name).description}")
+    return 0
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Measure, report, compare: 1 if a figure got worse than the baseline's beyond noise."""
+    from perf import session
+
+    return session.run(arguments)
 
 
 def run_binary(arguments: argparse.Namespace) -> int:
@@ -37,9 +83,10 @@ def run_binary(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; errors that a user can mend are printed without a traceback."""
     arguments = parser().parse_args(argv)
+    interrupt.install()
     try:
         return int(arguments.run(arguments))
-    except PerfError as error:
+    except (PerfError, BuildError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
