@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from perf import agreement, analyzer, profile
+from perf import agreement, analyzer, baselines, compare, profile, report
+from perf.compare import Change
 from perf.errors import PerfError
 from perf.runner import Run, new_directory
 from perf.target import NotServedError, target
@@ -48,7 +53,64 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"  measured in {time.monotonic() - started:.0f} s; raw exports: {directory / 'raw'}")
     for line in agreement.disagreements(summary):
         console.print(f"  [yellow]warning[/] {line}: did somebody else use the server?")
-    return 0
+    changes, baseline, notes = compared(summary, arguments.baseline)
+    path = report.write(directory, summary, changes, baseline, notes)
+    show(summary, changes, notes)
+    console.print(f"report: {path}", markup=False)
+    if arguments.store_baseline:
+        console.print(f"baseline: {baselines.store(directory / 'summary.json', chosen.name)}", markup=False)
+        return 0
+    return 1 if any(change.flag == "worse" for change in changes) else 0
+
+
+def compared(summary: Mapping[str, Any], wanted: Path | None) -> tuple[list[Change], dict[str, Any] | None, list[str]]:
+    """The changes against a baseline, that baseline, and what is to be said of the comparison.
+
+    Raises:
+        PerfError: the wanted baseline does not fit. A stored one that does not fit is only noted.
+    """
+    path = wanted or baselines.path(summary["profile"]["name"])
+    if wanted is None and not path.is_file():
+        return [], None, []
+    baseline = baselines.read(path)
+    try:
+        changes = compare.compare(summary, baseline)
+    except PerfError as error:
+        if wanted:
+            raise
+        return [], None, [f"not compared: {error}; store a new baseline with `make load-baseline`"]
+    few = compare.too_few_rounds(summary, baseline)
+    return changes, baseline, [few] if few else []
+
+
+def show(summary: Mapping[str, Any], changes: Sequence[Change], notes: Sequence[str]) -> None:
+    """The figures in the terminal."""
+    language = "tokens" in summary["points"][0]["all"]
+    table = Table(title=summary["machine"])
+    names = ["ttft_ms", "itl_ms", "latency_ms"] if language else ["latency_ms"]
+    heads = [f"{name.removesuffix('_ms')} p50 / p90 / p99, ms" for name in names]
+    for head in ["level", "tokens/s" if language else "requests/s", *heads]:
+        table.add_column(head, justify="right")
+    for point in summary["points"]:
+        found = point["all"]
+        rate = found["tokens_per_s" if language else "requests_per_s"]
+        cells = [
+            " / ".join(f"{found[name][p]:.0f}" for p in ("p50", "p90", "p99")) if name in found else ""
+            for name in names
+        ]
+        table.add_row(f"{point['level']:g}", f"{rate:.1f}", *cells)
+    console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
+    for change in changes:
+        if change.flag:
+            colour = "red" if change.flag == "worse" else "green"
+            console.print(
+                f"[{colour}]{change.flag}[/] than the baseline: {change.figure.title} at level {change.level:g}: "
+                f"ratio {change.ratio:.3f} ({change.low:.3f}-{change.high:.3f}), p = {change.p:.3f}"
+            )
+    if changes:
+        console.print(report.verdict(changes))
 
 
 def _progress() -> Progress:

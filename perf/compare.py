@@ -1,0 +1,174 @@
+"""Which figures of a run differ from a baseline's beyond noise.
+
+The rule, for each of `figures_of` at each level:
+
+1. One value per round, the median request's or the whole round's. Rounds are the unit: requests within one share the
+   moment of the machine, and would pretend to more certainty than there is.
+2. Each value is put in proportion to the machine's speed measured before and after its round (perf/yardstick.py): a
+   rate is divided by it, a time multiplied. What remains is what the server did with the machine that it had.
+3. The change is the Hodges-Lehmann estimate: the median of the ratios of every round of the run to every round of the
+   baseline. Its interval is the 99 % bootstrap over rounds, for the eye.
+4. A figure is flagged if both hold: the two-sided exact Mann-Whitney test over the rounds, after Holm's correction for
+   the number of figures, gives p < 0.05; and the change is at least `THRESHOLD`, because two runs differ by more than
+   their rounds tell: by where memory lies, by other work on the machine.
+
+No figure has a distribution assumed. Six rounds on both sides are the fewest with which 8 figures can be flagged at all
+(the smallest p is 2/924 then): with fewer the comparison says so instead of being silent. p90 and p99 are not
+compared: a round has too few requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from perf.errors import PerfError
+
+ALPHA = 0.05
+THRESHOLD = 0.075
+_RESAMPLES = 2000
+_COMPARED = ("model", "load", "requests", "inputs", "cancelling", "server")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure that is compared, `.`-separated in a round's figures."""
+
+    key: str
+    title: str
+    higher_is_better: bool
+
+
+LANGUAGE = (
+    Figure("tokens_per_s", "tokens/s", True),
+    Figure("ttft_ms.p50", "TTFT p50, ms", False),
+    Figure("tpot_ms.p50", "time per output token p50, ms", False),
+    Figure("latency_ms.p50", "request latency p50, ms", False),
+)
+OTHER = (Figure("requests_per_s", "requests/s", True), Figure("latency_ms.p50", "request latency p50, ms", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure at one level.
+
+    Attributes:
+        before, after: medians over the rounds, as measured.
+        ratio: after over before, at equal speed of the machine.
+        low, high: 99 % bootstrap interval of the ratio.
+        p: after Holm's correction.
+        flag: "worse", "better", or "" where the change is within noise.
+    """
+
+    level: float
+    figure: Figure
+    before: float
+    after: float
+    ratio: float
+    low: float
+    high: float
+    p: float
+    flag: str
+
+
+def figures_of(summary: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """What is compared of a run."""
+    return LANGUAGE if summary["profile"]["model"] == "generate" else OTHER
+
+
+def check_comparable(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
+    """Raises:
+    PerfError: the two did not measure the same, or not on the same machine; the message names both sides.
+    """
+    try:
+        pairs = [(f"profile.{key}", run["profile"][key], baseline["profile"][key]) for key in _COMPARED]
+        pairs.append(("machine", run["machine"], baseline["machine"]))
+    except (KeyError, TypeError) as error:
+        raise PerfError(f"the baseline is no summary.json of a run: {error!r}") from None
+    for name, ours, theirs in pairs:
+        if ours != theirs:
+            raise PerfError(f"the baseline measured something else: its {name} is {theirs}, this run's {ours}")
+
+
+def compare(run: Mapping[str, Any], baseline: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Change]:
+    """All figures at all levels, in that order.
+
+    Raises:
+        PerfError: see `check_comparable`.
+    """
+    from scipy.stats import mannwhitneyu
+
+    check_comparable(run, baseline)
+    found = []
+    for after, before in zip(run["points"], baseline["points"], strict=True):
+        for figure in figures_of(run):
+            old, new = (_values(point["rounds"], figure) for point in (before, after))
+            ratio, low, high = _ratio(old[1], new[1])
+            p = float(mannwhitneyu(old[1], new[1], method="exact").pvalue)
+            found.append((after["level"], figure, np.median(old[0]), np.median(new[0]), ratio, low, high, p))
+    adjusted = holm([entry[-1] for entry in found])
+    return [
+        Change(level, figure, float(before), float(after), ratio, low, high, p, _flag(figure, ratio, p, threshold))
+        for (level, figure, before, after, ratio, low, high, _), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def too_few_rounds(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+    """A sentence if no figure could be flagged with so few rounds, else nothing."""
+    ours, theirs = (len(summary["points"][0]["rounds"]) for summary in (run, baseline))
+    tests = len(run["points"]) * len(figures_of(run))
+    if 2 / comb(ours + theirs, ours) * tests < ALPHA:
+        return ""
+    return (
+        f"{ours} rounds against {theirs} are too few to tell a change of any of {tests} figures from noise: "
+        "nothing can be flagged; give both more rounds"
+    )
+
+
+def _flag(figure: Figure, ratio: float, p: float, threshold: float) -> str:
+    # Symmetric: a half is as far from 1 as the double.
+    if p >= ALPHA or max(ratio, 1 / ratio) < 1 + threshold:
+        return ""
+    return "better" if (ratio > 1) == figure.higher_is_better else "worse"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction for as many tests as there are values (Holm, Scand. J. Statist. 6, 1979)."""
+    adjusted = [1.0] * len(p)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, p[index] * (len(p) - rank)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _values(
+    rounds: Sequence[Mapping[str, Any]], figure: Figure
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A figure in each round as measured, and in proportion to the machine's speed."""
+    raw = []
+    for entry in rounds:
+        value: Any = entry["figures"]
+        for part in figure.key.split("."):
+            value = value[part]
+        raw.append(float(value))
+    measured = np.array(raw)
+    speed = np.array([entry["yardstick"] for entry in rounds])
+    return measured, measured / speed if figure.higher_is_better else measured * speed
+
+
+def _ratio(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Hodges-Lehmann estimate of new over old, and its bootstrap interval."""
+    rng = np.random.default_rng(0)
+
+    def estimate(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+        return float(np.exp(np.median(np.log(b)[:, None] - np.log(a)[None, :])))
+
+    resampled = [estimate(rng.choice(old, len(old)), rng.choice(new, len(new))) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(resampled, [0.5, 99.5])
+    return estimate(old, new), float(low), float(high)
