@@ -44,6 +44,14 @@ def parser() -> argparse.ArgumentParser:
         "--baseline", type=Path, help="summary.json of another run to compare with (default: the stored one, if any)"
     )
     run.set_defaults(run=run_run)
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="draw the Grafana dashboard's panels from a real Prometheus under load",
+        description="Starts a server and a Prometheus, loads the server with a profile, runs every query.",
+    )
+    dashboard.add_argument("--profile", default="shared-prefix", help="the load (default: %(default)s)")
+    dashboard.add_argument("--output", type=Path, default=Path("docs/dashboard.png"), help="default: %(default)s")
+    dashboard.set_defaults(run=run_dashboard)
     return top
 
 
@@ -68,6 +76,13 @@ def run_run(arguments: argparse.Namespace) -> int:
     from perf import session
 
     return session.run(arguments)
+
+
+def run_dashboard(arguments: argparse.Namespace) -> int:
+    """Draw; 1 if a query gives no data."""
+    from perf import watched
+
+    return watched.run(arguments.profile, arguments.output)
 
 
 def run_binary(arguments: argparse.Namespace) -> int:

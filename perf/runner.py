@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import psutil
+
 from benchmarks.environment import machine
+from launcher import processes
 from launcher.runtime import CACHE, PROJECT
 from perf import commands, export, figures, inputs, process, scrape, yardstick
 from perf.cancelling import CancellingClients
@@ -92,14 +95,20 @@ class Run:
     def _round(self, measurement: Measurement) -> dict[str, Any]:
         before = self._totals()
         speeds = [yardstick.speed()]
+        used = self._cpu_s()
         path = self._analyze(measurement)
+        used = self._cpu_s() - used
         speeds.append(yardstick.speed())
         read = export.read(path)
         found = figures.figures(read.requests)
+        if used > 0:
+            found["cpu_ms_per_token" if "tokens" in found else "cpu_ms_per_request"] = (
+                1000 * used / found.get("tokens", found["requests"])
+            )
         made: dict[str, Any] = {
             "export": str(path.relative_to(self._directory)),
             "figures": found,
-            "yardstick": statistics.fmean(speeds),
+            "yardstick": {"wall": fmean(s.wall for s in speeds), "cpu": fmean(s.cpu for s in speeds)},
             "perf_analyzer": {
                 "requests_per_s": commands.reported_rate(path.with_suffix(".csv")),
                 "window_s": read.window_s,
@@ -117,6 +126,17 @@ class Run:
     @property
     def _success(self) -> str:
         return _SUCCESS.get(self._profile.model, f'nv_inference_request_success{{model="{self._profile.model}"')
+
+    def _cpu_s(self) -> float:
+        """CPU seconds that the server's processes have used; 0 for a server that we did not start."""
+        if self._target.server is None:
+            return 0.0
+        seconds = 0.0
+        for pid in processes.session_pids(self._target.server.pid):
+            with contextlib.suppress(psutil.Error):
+                times = psutil.Process(pid).cpu_times()
+                seconds += times.user + times.system
+        return seconds
 
     def _totals(self) -> scrape.Totals | None:
         return scrape.read(self._target.metrics_url) if self._target.metrics_url else None

@@ -15,7 +15,8 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 INTERVAL_S = 0.5
-_SERIES = re.compile(r"(_bucket|_sum|_count)_total$")  # see client/metrics.py
+# The parser gives every counter the ending _total, also those of Triton and of histograms, which have none.
+_SERIES = re.compile(r"(_bucket|_sum|_count|^nv_\w+?)_total$")
 _WANTED = ("tandem_", "nv_inference_request_success", "nv_inference_count", "nv_inference_exec_count")
 GIVE_UP_S = 5.0
 
