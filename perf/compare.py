@@ -4,10 +4,11 @@ The rule, for each of `figures_of` at each level:
 
 1. One value per round, the median request's or the whole round's. Rounds are the unit: requests within one share the
    moment of the machine, and would pretend to more certainty than there is.
-2. Each value is put in proportion to the machine's speed measured before and after its round (perf/yardstick.py): a
-   rate is divided by it, a time multiplied. What remains is what the server did with the machine that it had. The
-   server's CPU time for a token, which other work on the machine hardly touches, is the most sensitive figure; there is
-   one only where the run starts the server.
+2. The machine's speed is measured before and after each round (perf/yardstick.py), and its influence taken out: a
+   figure goes with speed to some power between 0 and 1 (rates; the reverse for times), and that power is the slope that
+   fits the rounds within both runs best, on logarithms. Where the yardstick explains nothing it changes nothing. What
+   remains is what the server did with the machine that it had. Its CPU time for a token, which other work on the
+   machine touches least, is the most sensitive figure; there is one only where the run starts the server.
 3. The change is the Hodges-Lehmann estimate: the median of the ratios of every round of the run to every round of the
    baseline. Its interval is the 99 % bootstrap over rounds, for the eye.
 4. A figure is flagged if both hold: the two-sided exact Mann-Whitney test over the rounds, after Holm's correction for
@@ -30,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from perf.errors import PerfError
+
+Values = npt.NDArray[np.float64]
 
 ALPHA = 0.05
 THRESHOLD = 0.075
@@ -120,13 +123,14 @@ def compare(run: Mapping[str, Any], baseline: Mapping[str, Any], threshold: floa
             if figure not in figures_of(baseline):
                 continue
             old, new = (_values(point["rounds"], figure) for point in (before, after))
-            ratio, low, high = _ratio(old[1], new[1])
-            p = float(mannwhitneyu(old[1], new[1], method="exact").pvalue)
-            found.append((after["level"], figure, np.median(old[0]), np.median(new[0]), ratio, low, high, p))
+            medians = float(np.median(old[0])), float(np.median(new[0]))
+            logs = adjusted_logs(old, new, 1 if figure.higher_is_better else -1)
+            p = float(mannwhitneyu(*logs, method="exact").pvalue)
+            found.append((after["level"], figure, *medians, *_ratio(*logs), p))
     adjusted = holm([entry[-1] for entry in found])
     return [
-        Change(level, figure, float(before), float(after), ratio, low, high, p, _flag(figure, ratio, p, threshold))
-        for (level, figure, before, after, ratio, low, high, _), p in zip(found, adjusted, strict=True)
+        Change(level, figure, old, new, ratio, low, high, p, _flag(figure, ratio, p, threshold))
+        for (level, figure, old, new, ratio, low, high, _), p in zip(found, adjusted, strict=True)
     ]
 
 
@@ -159,26 +163,36 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _values(
-    rounds: Sequence[Mapping[str, Any]], figure: Figure
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """A figure in each round as measured, and in proportion to the machine's speed."""
-    raw = []
+def _values(rounds: Sequence[Mapping[str, Any]], figure: Figure) -> tuple[Values, Values]:
+    """A figure in each round, and the machine's speed then."""
+    measured = []
     for entry in rounds:
         value: Any = entry["figures"]
         for part in figure.key.split("."):
             value = value[part]
-        raw.append(float(value))
-    measured = np.array(raw)
-    speed = np.array([entry["yardstick"][figure.clock] for entry in rounds])
-    return measured, measured / speed if figure.higher_is_better else measured * speed
+        measured.append(float(value))
+    return np.array(measured), np.array([entry["yardstick"][figure.clock] for entry in rounds])
 
 
-def _ratio(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Hodges-Lehmann estimate of new over old, and its bootstrap interval."""
+def adjusted_logs(old: tuple[Values, Values], new: tuple[Values, Values], sign: int) -> tuple[Values, Values]:
+    """Logarithms of two runs' values without the influence of the machine's speed, see rule 2.
+
+    Args:
+        old, new: values and speeds, float64 [rounds] each.
+        sign: 1 for figures that grow with the speed, -1 for those that fall.
+    """
+    values = [np.log(run[0]) for run in (old, new)]
+    speeds = [sign * np.log(run[1]) for run in (old, new)]
+    around = [np.concatenate([run - run.mean() for run in runs]) for runs in (values, speeds)]
+    spread = float(around[1] @ around[1])
+    power = float(np.clip(around[0] @ around[1] / spread, 0, 1)) if spread > 0 else 0.0
+    return values[0] - power * speeds[0], values[1] - power * speeds[1]
+
+
+def _ratio(old: Values, new: Values) -> tuple[float, float, float]:
+    """Hodges-Lehmann estimate of new over old from their logarithms, and its bootstrap interval."""
     rng = np.random.default_rng(0)
-    a, b = (np.log(values)[rng.integers(len(values), size=(_RESAMPLES, len(values)))] for values in (old, new))
+    a, b = (values[rng.integers(len(values), size=(_RESAMPLES, len(values)))] for values in (old, new))
     resampled = np.median((b[:, :, None] - a[:, None, :]).reshape(_RESAMPLES, -1), axis=1)
     low, high = np.exp(np.percentile(resampled, [0.5, 99.5]))
-    estimate = np.exp(np.median(np.log(new)[:, None] - np.log(old)[None, :]))
-    return float(estimate), float(low), float(high)
+    return float(np.exp(np.median(new[:, None] - old[None, :]))), float(low), float(high)
