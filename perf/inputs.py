@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import random
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _joined(texts: Iterator[str], words: int) -> str:
 
 
 def _images(inputs: Images, count: int) -> list[str]:
-    """JPEG files in base64: crops of the photo that matplotlib carries."""
+    """JPEG files as BYTES tensors of one element, in base64: crops of the photo that matplotlib carries."""
     import matplotlib.cbook
     from PIL import Image
 
@@ -114,5 +115,6 @@ def _images(inputs: Images, count: int) -> list[str]:
         crop = photo.crop((left, top, left + span, top + span)).resize((edge, edge))
         data = io.BytesIO()
         crop.save(data, "JPEG", quality=90)
-        made.append(base64.b64encode(data.getvalue()).decode())
+        # perf_analyzer sends the decoded bytes as they are: for a BYTES tensor they begin with their length.
+        made.append(base64.b64encode(struct.pack("<I", data.tell()) + data.getvalue()).decode())
     return made

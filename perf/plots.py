@@ -13,6 +13,7 @@ import numpy as np
 from perf.compare import Change
 from perf.export import Request
 from perf.figures import itl_ms, latency_ms, ttft_ms
+from perf.scrape import INTERVAL_S
 from perf.timeline import Panel
 
 mpl.use("svg")
@@ -20,7 +21,9 @@ mpl.rcParams["svg.hashsalt"] = "tandem"  # equal data gives an equal file
 mpl.rcParams["axes.grid"] = True
 mpl.rcParams["grid.alpha"] = 0.3
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: E402
 
+_PAUSE_S = 4 * INTERVAL_S  # no line is drawn over it
 _COLOURS = plt.get_cmap("viridis")
 
 
@@ -72,6 +75,9 @@ def distributions(requests: Mapping[float, Sequence[Request]]) -> str:
                     values, share, where="post", label=f"{level:g}", color=_COLOURS(index / max(1, len(requests) - 0.5))
                 )
         axis.set(xscale="log", xlabel=f"{title}, ms", ylabel="% at most", ylim=(0, 100))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend(title="level")
     return _finish(figure)
 
@@ -80,8 +86,11 @@ def timeline(panels: Sequence[Panel]) -> str:
     """The server's metrics over the run, one above the other."""
     figure, axes = plt.subplots(len(panels), 1, figsize=(10.4, 1.5 * len(panels) + 0.4), sharex=True, squeeze=False)
     for axis, panel in zip(axes[:, 0], panels, strict=True):
-        seconds, values = zip(*panel.series, strict=True)
-        axis.plot(seconds, values, ".-", linewidth=0.8, markersize=3)
+        seconds, values = (np.array(side, dtype=float) for side in zip(*panel.series, strict=True))
+        breaks = np.flatnonzero(np.diff(seconds) > _PAUSE_S) + 1
+        axis.plot(
+            np.insert(seconds, breaks, np.nan), np.insert(values, breaks, np.nan), ".-", linewidth=0.8, markersize=3
+        )
         axis.set_title(panel.title, fontsize=9, loc="left")
         axis.set_ylim(0, None)
     axes[-1, 0].set_xlabel("seconds of the run")

@@ -17,6 +17,7 @@ from perf.errors import PerfError
 from perf.profile import Profile
 
 DEFAULT_METRICS_PORT = 8002
+_START_S = 600.0  # a busy machine takes minutes to load an engine
 
 
 class NotServedError(PerfError):
@@ -50,7 +51,7 @@ def target(profile: Profile, url: str | None, metrics_url: str | None) -> Iterat
     """
     if url is None:
         # The started one's models are those of the repository: classifiers come and go with their engines.
-        server = TritonServer(Options(env=profile.environment()))
+        server = TritonServer(Options(env=profile.environment(), start_seconds=_START_S))
         if profile.model not in server.models():
             raise NotServedError(
                 f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped"

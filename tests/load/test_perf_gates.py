@@ -58,7 +58,7 @@ def measured(directory: Path, repository: Path = REPOSITORY) -> dict[str, Any]:
     """A run of the profile `steady` at a new server."""
     chosen = profile.load("steady")
     program, _ = analyzer.find()
-    options = Options(repository=repository, models=("target", "generate"), env=chosen.environment())
+    options = Options(repository=repository, models=("target", "generate"), env=chosen.environment(), start_seconds=600)
     with TritonServer(options) as server:
         served = Target(server.grpc_url, server.metrics_url, True, server)
         summary = Run(program, chosen, served, new_directory(chosen, directory)).measure(print)

@@ -96,7 +96,9 @@ def test_chats_grow_and_share_their_system_prompts() -> None:
 def test_images_are_jpeg_files_of_the_wanted_sizes() -> None:
     chosen = profile.load("images")
     entries = inputs.entries(chosen, 4, "s", image_input="jpeg")
-    files = [base64.b64decode(entry["jpeg"]["content"]["b64"]) for entry in entries]
+    tensors = [base64.b64decode(entry["jpeg"]["content"]["b64"]) for entry in entries]
+    files = [tensor[4:] for tensor in tensors]
+    assert [int.from_bytes(tensor[:4], "little") for tensor in tensors] == [len(file) for file in files]
     assert [Image.open(io.BytesIO(file)).size for file in files] == [(edge, edge) for edge in (160, 224, 320, 512)]
     assert Image.open(io.BytesIO(files[0])).format == "JPEG"
 
