@@ -84,9 +84,9 @@ load-gates: engine ## what the comparison promises: a planted regression is flag
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
 
-test-load: engine ## every panel of the Grafana dashboard, queried from a real Prometheus under load
+test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed
 	@scripts/test_packages.sh
-	$(PY) -m pytest -q -m load tests/load/test_dashboard.py
+	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load/test_soak.py

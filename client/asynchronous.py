@@ -140,6 +140,7 @@ class AsyncClient:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> AsyncStream:
         """Send a request and return its responses as they come; arguments as for `Client.stream`.
@@ -148,7 +149,7 @@ class AsyncClient:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout)
+        return self._send(request, timeout, affinity)
 
     async def generate(
         self,
@@ -156,6 +157,7 @@ class AsyncClient:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Result:
         """Send a request and wait for the whole answer, which comes as one response.
@@ -164,11 +166,12 @@ class AsyncClient:
             ServerError: the request failed.
         """
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
-        return await self._send(request, timeout).result()
+        return await self._send(request, timeout, affinity).result()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None) -> AsyncStream:
+    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, affinity: str | None) -> AsyncStream:
         collector = Collector()  # its clock starts before the request leaves
-        return AsyncStream(self._stream(request, timeout=channel.deadline(timeout)), collector)
+        call = self._stream(request, timeout=channel.deadline(timeout), metadata=channel.metadata(affinity))
+        return AsyncStream(call, collector)
 
     async def close(self) -> None:
         """Close the connection; requests under way are cancelled."""

@@ -130,6 +130,7 @@ class Client:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Stream:
         """Send a request and return its responses as they come.
@@ -138,13 +139,15 @@ class Client:
             prompt: raw text to continue.
             messages: a chat to answer, instead of a prompt.
             timeout: seconds for the whole request.
+            affinity: what names the conversation, or the text that requests begin with: a load balancer sends those
+                with the same affinity to the same server, whose KV cache then has their beginning.
             parameters: see `Parameters`.
 
         Raises:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout)
+        return self._send(request, timeout, affinity)
 
     def generate(
         self,
@@ -152,6 +155,7 @@ class Client:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Result:
         """Send a request and wait for the whole answer, which comes as one response.
@@ -162,11 +166,12 @@ class Client:
             ServerError: the request failed.
         """
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
-        return self._send(request, timeout).result()
+        return self._send(request, timeout, affinity).result()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None) -> Stream:
+    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, affinity: str | None) -> Stream:
         collector = Collector()  # its clock starts before the request leaves
-        return Stream(self._stream(request, timeout=channel.deadline(timeout)), collector)
+        call = self._stream(request, timeout=channel.deadline(timeout), metadata=channel.metadata(affinity))
+        return Stream(call, collector)
 
     def server_ready(self, timeout: float = 5.0) -> bool:
         """Whether the server and all its models are ready.
