@@ -8,15 +8,17 @@ HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+PROFILE ?= smoke
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision profile soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision profile load load-baseline load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 	@echo 'Variables of serve: HOST=$(HOST) HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)'
+	@echo 'Variables of load: PROFILE=$(PROFILE) URL=host:port of gRPC, METRICS_URL=host:port; without URL it starts a server'
 
 setup: $(STAMP) ## create .venv with everything that is pinned
 
@@ -72,8 +74,26 @@ profile: engine ## where a step's time goes: docs/operators.md, and a trace of t
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality
 
+LOAD = $(PY) -m perf run $(PROFILE) $(if $(URL),--url $(URL)) $(if $(METRICS_URL),--metrics-url $(METRICS_URL))
+# A server that is given has its engine already.
+LOAD_NEEDS := $(if $(URL),setup,engine)
+
+load: $(LOAD_NEEDS) ## load test with PROFILE by perf_analyzer: report.html in .cache/load
+	@$(LOAD)
+
+load-baseline: $(LOAD_NEEDS) ## the same, kept as what later `make load` is compared with
+	@$(LOAD) --store-baseline
+
+load-gates: engine ## what the comparison promises: a planted regression is flagged, ten reruns are not; one to two hours
+	@scripts/test_packages.sh
+	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
+
+test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache
+	@scripts/test_packages.sh
+	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py tests/load/test_cache_trace.py
+
 soak: engine ## ten minutes under load
-	$(PY) -m pytest -q -s -m load tests/load
+	$(PY) -m pytest -q -s -m load tests/load/test_soak.py
 
 clean: ## remove engines, downloads, logs and caches; .venv stays
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis model_repository/*/1/engine model_repository/*/1/drafter

@@ -138,6 +138,7 @@ class Client:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Stream:
         """Send a request and return its responses as they come.
@@ -146,13 +147,15 @@ class Client:
             prompt: raw text to continue.
             messages: a chat to answer, instead of a prompt.
             timeout: seconds for the whole request.
+            affinity: what names the conversation, or the text that requests begin with: a load balancer sends those
+                with the same affinity to the same server, whose KV cache then has their beginning.
             parameters: see `Parameters`.
 
         Raises:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout, parameters.get("num_return_sequences") or 1)
+        return self._send(request, timeout, affinity, parameters.get("num_return_sequences") or 1)
 
     def generate(
         self,
@@ -160,6 +163,7 @@ class Client:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Result:
         """Send a request and wait for the whole answer, which comes as one response.
@@ -170,7 +174,7 @@ class Client:
             ServerError: the request failed.
         """
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
-        return self._send(request, timeout).result()
+        return self._send(request, timeout, affinity).result()
 
     def samples(
         self,
@@ -179,6 +183,7 @@ class Client:
         count: int,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> list[Result]:
         """Send a request for several answers to one prompt, and wait for all of them.
@@ -195,11 +200,14 @@ class Client:
             ServerError: the request failed.
         """
         parameters["num_return_sequences"] = count
-        return self.stream(prompt, messages=messages, timeout=timeout, **parameters).results()
+        return self.stream(prompt, messages=messages, timeout=timeout, affinity=affinity, **parameters).results()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, sequences: int = 1) -> Stream:
+    def _send(
+        self, request: service_pb2.ModelInferRequest, timeout: float | None, affinity: str | None, sequences: int = 1
+    ) -> Stream:
         collector = Collector(sequences)  # its clock starts before the request leaves
-        return Stream(self._stream(request, timeout=channel.deadline(timeout)), collector)
+        call = self._stream(request, timeout=channel.deadline(timeout), metadata=channel.metadata(affinity))
+        return Stream(call, collector)
 
     def server_ready(self, timeout: float = 5.0) -> bool:
         """Whether the server and all its models are ready.

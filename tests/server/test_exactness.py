@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import full_precision
-import mt_bench
 import numpy as np
 import pytest
 from full_precision import Answer
@@ -17,6 +16,7 @@ from serving import idle_reading
 
 from client import Client, Parameters, Result
 from launcher.server import Options, TritonServer
+from perf import mt_bench
 from tandem.engines import EngineOptions, Row, load_engine
 
 # ------------------------------------------------------------------ equal to transformers

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import mt_bench
 import pytest
 import requests
 from redis_process import RedisProcess, redis_process
@@ -19,6 +18,7 @@ from client import Client, Parameters, Result
 from client.__main__ import main
 from client.cache import CacheState, cache_state
 from launcher.server import REPOSITORY, Options, TritonServer
+from perf import mt_bench
 
 BLOCK = 32
 MIN_COPIED = 4

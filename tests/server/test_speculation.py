@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import full_precision
-import mt_bench
 import pytest
 from serving import BackgroundStream, idle_reading, stub_pids, wait_until
 
 from client import Client, Parameters, Result, Unsupported
 from launcher.server import ENGINE_MODELS, REPOSITORY, Options, ServerError, TritonServer
+from perf import mt_bench
 
 TOKENS = 56
 ROUNDING = 0.01  # of log-probabilities: on a CPU without AVX-512 the kernels of a wider step round otherwise
