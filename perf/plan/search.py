@@ -50,14 +50,16 @@ def candidate(configuration: Configuration, model: OpenLoad, targets: Mapping[st
 
 
 def capacity(of: Candidate, targets: Mapping[str, float]) -> float:
-    """The highest rate, requests per second, below which every target is predicted to hold."""
-    held = 0.0
-    for fraction in FRACTIONS:
-        arrivals = float(fraction) * of.model.most
-        if any(of.predicted(target, arrivals) > bound for target, bound in targets.items()):
-            break
-        held = arrivals
-    return held
+    """The highest rate, requests per second, at which every target is predicted to hold; they get worse with the rate."""
+    held, broken = -1, len(FRACTIONS)  # places in FRACTIONS
+    while broken - held > 1:
+        middle = (held + broken) // 2
+        arrivals = float(FRACTIONS[middle]) * of.model.most
+        if all(of.predicted(target, arrivals) <= bound for target, bound in targets.items()):
+            held = middle
+        else:
+            broken = middle
+    return float(FRACTIONS[held]) * of.model.most if held >= 0 else 0.0
 
 
 def search(plan: Plan, measure: Callable[[Configuration], OpenLoad]) -> tuple[Candidate, list[Candidate]]:
