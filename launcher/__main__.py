@@ -12,6 +12,7 @@ from pathlib import Path
 from launcher.ports import PortInUseError
 from launcher.runtime import RuntimeMissingError, debian_packages, find_runtime
 from launcher.server import REPOSITORY, Options, ServerError, TritonServer
+from launcher.settings_file import SETTINGS_FILE, SettingsFileError, read_settings
 
 EXAMPLE = """\
 Ready.
@@ -40,6 +41,10 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--metrics-port", type=_port, default=8002, help="0 picks a free one (default: %(default)s)")
     serve.add_argument("--model-repository", type=Path, default=REPOSITORY, help="default: the one of this project")
     serve.add_argument("--model", action="append", dest="models", help="load only this model; may be given repeatedly")
+    serve.add_argument(
+        "--settings", type=Path, default=SETTINGS_FILE,
+        help=f"file of TANDEM_<NAME>=value lines; the environment wins (default: {SETTINGS_FILE.name}, if it is there)",
+    )  # fmt: skip
     serve.add_argument("--log", type=Path, help="log file (default: a new one in .cache/logs)")
     serve.set_defaults(run=run_serve)
     demo = commands.add_parser("demo", help="start the server on free ports, show it at work, stop it")
@@ -62,7 +67,11 @@ def run_serve(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    settings = read_settings(arguments.settings)
+    if settings:
+        print(f"Settings from {arguments.settings.name}: {', '.join(f'{k}={v}' for k, v in settings.items())}")
     options = Options(
+        env={name: value for name, value in settings.items() if name not in os.environ},
         repository=arguments.model_repository.resolve(),
         models=arguments.models,
         host=arguments.host,
@@ -120,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ServerError, PortInUseError, RuntimeMissingError) as error:
+    except (ServerError, PortInUseError, RuntimeMissingError, SettingsFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

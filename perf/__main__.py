@@ -52,7 +52,32 @@ def parser() -> argparse.ArgumentParser:
     dashboard.add_argument("--profile", default="shared-prefix", help="the load (default: %(default)s)")
     dashboard.add_argument("--output", type=Path, default=Path("docs/dashboard.png"), help="default: %(default)s")
     dashboard.set_defaults(run=run_dashboard)
+    plan = commands.add_parser(
+        "plan",
+        help="find the cheapest configuration that keeps service targets",
+        description="Measures configurations one setting at a time, predicts what each carries under random arrivals, "
+        "checks the best under a real open load, and says what it costs and how many machines a load needs.",
+    )
+    plan.add_argument("plan", nargs="?", default="chat", help="name of a plan, or a file that ends in .yaml")
+    plan.add_argument(
+        "--target", type=_target, action="append", metavar="NAME=MS",
+        help="such as ttft_p99_ms=300 or itl_p95_ms=40, instead of the plan's; may be given repeatedly",
+    )  # fmt: skip
+    plan.add_argument("--requests-per-s", type=float, help="the whole load, instead of the plan's")
+    plan.add_argument("--price-per-hour", type=float, help="of one machine, instead of the plan's")
+    plan.add_argument("--requests", type=int, help="of each measurement, instead of the plan's")
+    plan.add_argument("--grid", action="store_true", help="measure every configuration of the space")
+    plan.add_argument("--apply", action="store_true", help="write the choice where `make serve` reads it")
+    plan.set_defaults(run=run_plan)
     return top
+
+
+def _target(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=milliseconds, such as ttft_p99_ms=300") from None
 
 
 def _address(text: str) -> str:
@@ -83,6 +108,13 @@ def run_dashboard(arguments: argparse.Namespace) -> int:
     from perf import watched
 
     return watched.run(arguments.profile, arguments.output)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Search, verify, report."""
+    from perf.plan import session
+
+    return session.run(arguments)
 
 
 def run_binary(arguments: argparse.Namespace) -> int:

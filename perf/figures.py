@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from perf.export import Request
 
-PERCENTILES = (50, 90, 99)
+PERCENTILES = (50, 90, 95, 99)
 Values = npt.NDArray[np.float64]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from perf.compare import Change
 from perf.export import Request
 from perf.figures import itl_ms, latency_ms, ttft_ms
+from perf.plan.search import Operating
 from perf.scrape import INTERVAL_S
 from perf.timeline import Panel
 
@@ -27,13 +28,17 @@ _PAUSE_S = 4 * INTERVAL_S  # no line is drawn over it
 _COLOURS = plt.get_cmap("viridis")
 
 
-def _finish(figure: Any) -> str:
-    """A data URI, so that the report is one file."""
+def _svg(figure: Any) -> bytes:
     figure.tight_layout()
     data = io.BytesIO()
     figure.savefig(data, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(data.getvalue()).decode()
+    return data.getvalue()
+
+
+def _finish(figure: Any) -> str:
+    """A data URI, so that the report is one file."""
+    return "data:image/svg+xml;base64," + base64.b64encode(_svg(figure)).decode()
 
 
 def throughput_against_latency(summary: Mapping[str, Any]) -> str:
@@ -109,3 +114,18 @@ def changes(found: Sequence[Change]) -> str:
     axis.set_yticks(range(len(found)), [f"{c.figure.title}, level {c.level:g}" for c in reversed(found)])
     axis.set_xlabel("this run over the baseline, at equal speed of the machine, with 99 % interval")
     return _finish(figure)
+
+
+def pareto(points: Sequence[Operating], front: Sequence[Operating], targets: Mapping[str, float]) -> bytes:
+    """Cost against p99 TTFT, one dot for each configuration and load, the best ones joined; an SVG file."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for shown, style in ((points, "."), (front, "o-")):
+        axis.plot(
+            [point.ttft_p99_ms for point in shown], [point.cost_per_million_tokens for point in shown], style,
+            color="grey" if style == "." else "tab:blue", label="measured" if style == "." else "Pareto front",
+        )  # fmt: skip
+    if "ttft_p99_ms" in targets:
+        axis.axvline(targets["ttft_p99_ms"], color="tab:red", label="target")
+    axis.set(xscale="log", yscale="log", xlabel="p99 TTFT, ms", ylabel="cost per million tokens")
+    axis.legend()
+    return _svg(figure)

@@ -156,10 +156,11 @@ def load(name: str, directory: Path = DIRECTORY) -> Profile:
     try:
         return Profile.model_validate({**data, "name": path.stem})
     except ValidationError as error:
-        raise PerfError("\n".join([f"{path} is not a valid profile:", *map(_line, error.errors())])) from None
+        raise PerfError("\n".join([f"{path} is not a valid profile:", *map(explained, error.errors())])) from None
 
 
-def _line(error: object) -> str:
+def explained(error: object) -> str:
+    """One of pydantic's errors, in a line."""
     assert isinstance(error, dict)
     place = ".".join(str(part) for part in error["loc"]) or "the profile"
     message = str(error["msg"]).removeprefix("Value error, ")
