@@ -12,7 +12,7 @@ from pathlib import Path
 from build_engines import interrupt
 from build_engines.drafting import commands as drafting
 from build_engines.errors import BuildError
-from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, WEIGHTS, Recipe
+from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, RUNTIMES, WEIGHTS, Recipe
 
 DEFAULT_OUTPUT = Path("model_repository/target/1/engine")
 DRAFT_OUTPUT = Path("model_repository/draft/1/engine")
@@ -30,6 +30,8 @@ _EXAMPLES = """examples:
       which precision is the fastest within 1 % of full quality, on this machine
   python -m build_engines language ~/models/gemma-3-1b-it --output .cache/engines/gemma
       a model directory; a .gguf file works as well
+  python -m build_engines language Qwen/Qwen3-0.6B --runtime onnxruntime --weights int8 --max-length 4096
+      an engine that ONNX Runtime runs, from the ONNX graph that TensorRT compiles too
   python -m build_engines draft --minutes 30
       train the drafter of the default model again; `drafter` builds its engine, `draft-eval` measures it
 """
@@ -38,7 +40,7 @@ _EXAMPLES = """examples:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m build_engines",
-        description="Turn checkpoints into engines: OpenVINO graph, tokenizer and manifest in one directory.",
+        description="Turn checkpoints into engines: graph, tokenizer and manifest in one directory.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,6 +84,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory of the engine")
     parser.add_argument("--name", help="name in the manifest (default: from the source)")
     parser.add_argument("--force", action="store_true", help="build even if the engine is up to date")
+    parser.add_argument("--runtime", choices=RUNTIMES, default=DEFAULTS.runtime,
+                        help="what runs the engine: paged blocks on openvino, KV slots on onnxruntime")  # fmt: skip
+    parser.add_argument("--max-length", type=int, default=DEFAULTS.length, metavar="N",
+                        help="tokens of the longest text, which each KV slot has room for")  # fmt: skip
     parser.add_argument("--weights", choices=WEIGHTS, default=DEFAULTS.weights, help="precision of the weights")
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULTS.group_size,
                         help="weights that share a scale, for int4")  # fmt: skip
@@ -146,6 +152,8 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         activations=arguments.activations,
         kv_cache=arguments.kv_cache,
         dynamic_quantization_group=arguments.dynamic_quantization_group,
+        runtime=arguments.runtime,
+        length=arguments.max_length,
     )
 
 
