@@ -27,6 +27,10 @@ def build(source: Source, output: Path, recipe: Recipe, *, name: str | None = No
     An engine that is there with the same build key, and undamaged, is kept; if only run-time settings differ, only
     the manifest is written. Raises `BuildError`; whatever happens, `output` holds the old engine or the new one.
     """
+    if recipe.runtime == "tensorrt":
+        raise BuildError(
+            "this version writes no TensorRT engines; `language SOURCE --runtime tensorrt` checks that one compiles"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     with _locked(output.parent):
         _remove_leftovers(output)

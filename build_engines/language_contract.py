@@ -13,7 +13,7 @@ Inputs, int64 unless said otherwise:
                         written too, so write_index + m must not exceed S, and what is there must not be needed
     wanted [W]          of which tokens logits are wanted
     visible [1]         positions that attention looks at, at least all of the longest row; for ONNX Runtime only
-    keys.i, values.i    KV cache of layer i, [B, kv_heads, S, head_dim] in the precision of the graph: a run of slots
+    keys.i, values.i    KV cache of layer i, [B, kv_heads, S, head_dim], float32 or float16: a run of slots
 Outputs:
     logits float32 [W, vocab]
     features float32 [W, hidden]    what the LM head saw
@@ -47,7 +47,13 @@ _INT8_MAX = 127
 
 
 def export(
-    architecture: Architecture, directory: Path, *, weights: str, length: int, fixed_length: bool = False
+    architecture: Architecture,
+    directory: Path,
+    *,
+    weights: str,
+    length: int,
+    kv_cache: str = "f32",
+    fixed_length: bool = False,
 ) -> Path:
     """Write model.onnx and its weights to `directory`.
 
@@ -56,16 +62,19 @@ def export(
         directory: exists.
         weights: fp32, fp16 or int8 (activations in fp32), or int8-fp16 (in fp16).
         length: tokens of the longest text; a slot has `SPARE_POSITIONS` more.
+        kv_cache: f32 or f16; with activations in fp16 always f16.
         fixed_length: without `visible`, as TensorRT wants it.
 
     Returns:
         The path of the graph.
     """
-    return _Export(architecture, directory, weights, length + SPARE_POSITIONS, fixed_length).run()
+    return _Export(architecture, directory, weights, length + SPARE_POSITIONS, kv_cache, fixed_length).run()
 
 
 class _Export:
-    def __init__(self, model: Architecture, directory: Path, weights: str, positions: int, fixed: bool) -> None:
+    def __init__(
+        self, model: Architecture, directory: Path, weights: str, positions: int, kv_cache: str, fixed: bool
+    ) -> None:
         self._model = model
         self._positions = positions
         self._fixed = fixed
@@ -73,6 +82,7 @@ class _Export:
         self._dtype = np.float16 if weights.endswith("fp16") else np.float32
         self._cache_shape: list[int | str] = ["B", model.kv_heads, positions, model.head_dim]
         self._type = TensorProto.FLOAT16 if weights.endswith("fp16") else TensorProto.FLOAT
+        self._cache_type = TensorProto.FLOAT16 if kv_cache == "f16" else self._type
         self._graph = Graph(directory, MODEL_FILE)
 
     def run(self) -> Path:
@@ -106,7 +116,7 @@ class _Export:
         graph.output("features", TensorProto.FLOAT, ["W", model.hidden])
         for index in range(len(model.layers)):
             for kind in ("keys", "values"):
-                graph.output(f"new_{kind}.{index}", self._type, self._cache_shape)
+                graph.output(f"new_{kind}.{index}", self._cache_type, self._cache_shape)
         return graph.save()
 
     def _mask(self, window: int | None) -> str:
@@ -166,11 +176,14 @@ class _Export:
     def _cached(self, kind: str, index: int, new: str) -> str:
         """Write to the cache; returns what attention is to see of it."""
         graph = self._graph
-        cache = graph.input(f"{kind}.{index}", self._type, self._cache_shape)
+        cache = graph.input(f"{kind}.{index}", self._cache_type, self._cache_shape)
+        is_smaller = self._cache_type != self._type
+        if is_smaller:
+            new = graph.add("Cast", new, to=self._cache_type)
         written = graph.add("TensorScatter", cache, new, "write_index", name=f"new_{kind}.{index}", axis=2)
-        if self._fixed:
-            return written
-        return graph.add("Slice", written, graph.integers(0), "visible", graph.integers(2))
+        if not self._fixed:
+            written = graph.add("Slice", written, graph.integers(0), "visible", graph.integers(2))
+        return graph.add("Cast", written, to=self._type) if is_smaller else written
 
     def _feed_forward(self, hidden: str, layer: str) -> str:
         graph, model, name = self._graph, self._model, f"{layer}.mlp"

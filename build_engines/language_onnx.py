@@ -24,4 +24,11 @@ def export_onnx(checkpoint: Path, output: Path, recipe: Recipe) -> None:
     with stage(f"writing the ONNX graph with {recipe.weights_label} weights"), quiet():
         in_half = recipe.runtime == "tensorrt" and recipe.weights == "int8"
         weights = "int8-fp16" if in_half else recipe.weights
-        export(architecture, output, weights=weights, length=recipe.length, fixed_length=recipe.runtime == "tensorrt")
+        export(
+            architecture,
+            output,
+            weights=weights,
+            length=recipe.length,
+            kv_cache=recipe.kv_cache,
+            fixed_length=recipe.runtime == "tensorrt",
+        )

@@ -60,6 +60,8 @@ class Recipe:
             )
         if self.length < _LENGTH_STEP or self.length % _LENGTH_STEP:
             raise BuildError(f"max length {self.length}: it must be a multiple of {_LENGTH_STEP}")
+        if self.is_onnx and self.kv_cache not in ("f32", "f16"):
+            raise BuildError(f"a KV cache in {self.kv_cache} is for openvino only; choose f32 or f16")
         if self.kv_cache == "bf16" and self.activations != "bf16":
             raise BuildError("a bf16 KV cache needs bf16 activations: the CPU runtime refuses it with f32")
         if self.group_size not in GROUP_SIZES:
@@ -84,5 +86,10 @@ class Recipe:
         tools = {tool: metadata.version(tool) for tool in (_ONNX_TOOLS if self.is_onnx else _TOOLS)}
         parts = {"builder": BUILDER_VERSION, "source": source_sha256, "weights": self.weights_label, "tools": tools}
         if self.is_onnx:
-            parts |= {"runtime": self.runtime, "length": self.length, "contract": CONTRACT_VERSION}
+            parts |= {
+                "runtime": self.runtime,
+                "length": self.length,
+                "kv_cache": self.kv_cache,
+                "contract": CONTRACT_VERSION,
+            }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -24,7 +24,7 @@ from tandem.manifest import Manifest
 
 SLOTS_LENGTH = 256
 EXPRESSIBLE = {name: case for name, case in CASES.items() if not name.startswith("gemma2")}
-FP32 = Recipe("fp32", runtime="onnxruntime", length=SLOTS_LENGTH)
+FP32 = Recipe("fp32", kv_cache="f32", runtime="onnxruntime", length=SLOTS_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,7 @@ def test_options_that_cannot_be_are_refused(llama: tuple[Any, Path], options: di
     ("wrong", "message"),
     [
         ({"weights": "int4"}, "int4 weights are not built for onnxruntime; choose one of fp32, fp16, int8"),
+        ({"kv_cache": "u8"}, "a KV cache in u8 is for openvino only; choose f32 or f16"),
         ({"length": 100}, "max length 100: it must be a multiple of 64"),
         ({"runtime": "onnx"}, "runtime onnx is not known; choose one of openvino, onnxruntime, tensorrt"),
     ],
