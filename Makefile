@@ -8,11 +8,14 @@ HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+# What the server tests serve: openvino or onnxruntime.
+ENGINE ?= openvino
+export ENGINE
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision bench-slots soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -44,13 +47,18 @@ lint: setup ## ruff and mypy
 FP32 := --weights fp32 --kv-cache f32 --dynamic-quantization-group 0 --output .cache/engines/fp32
 
 test-engines: engine ## the engines that only tests use
+ifeq ($(ENGINE),openvino)
 	@$(PY) -m build_engines default $(FP32)
+else
+	@$(PY) -m build_engines default --runtime $(ENGINE) --output .cache/engines/$(ENGINE)
+	@$(PY) -m build_engines default --runtime $(ENGINE) --weights fp32 --kv-cache f32 --output .cache/engines/$(ENGINE)-fp32
+endif
 
 test-unit: engine ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/unit
 
-test-server: test-engines ## tests against the real server
+test-server: test-engines ## tests against the real server; ENGINE=onnxruntime serves that engine
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
 
@@ -67,6 +75,11 @@ bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality
+
+bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO
+	@$(PY) -m build_engines precision-gates
+	@$(PY) -m build_engines default --runtime onnxruntime --output .cache/engines/onnxruntime
+	@$(PY) -m benchmarks.engines
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load

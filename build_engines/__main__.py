@@ -88,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--output", type=Path, default=Path("docs/precision.md"), help="Markdown page to write")
     quality.add_argument("--windows", type=int, default=32, help="windows of 512 tokens of text")
     quality.add_argument("--rounds", type=int, default=7, help="turns each engine gets in the speed part")
+    gates = commands.add_parser(
+        "precision-gates",
+        help="perplexity of the ONNX engines in fp32, fp16 and int8; fails if one is too far from fp32",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    gates.add_argument("source", nargs="?", help="as for `language` (default: the default model)")
+    gates.add_argument("--windows", type=int, default=16, help="windows of 512 tokens of text")
     drafting.add_parsers(commands)
     return parser
 
@@ -141,6 +148,11 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         source = resolve(str(fetch()))
     if arguments.command == "checkpoint":
         print(checkpoint_of(source))
+        return
+    if arguments.command == "precision-gates":
+        from build_engines.precision_gates import run as run_gates
+
+        run_gates(source, arguments.windows)
         return
     if arguments.command == "quality":
         from build_engines.quality import run

@@ -79,6 +79,7 @@ class SlotCache:
         self._most_pinned = most_pinned
         self._free = set(range(num_slots))  # without content
         self._owned: set[int] = set()
+        self._unshared: set[int] = set()  # of those, the ones that had their sequence before a reset
         self._contents: dict[int, _Content] = {}  # by slot
         self._clock = count()
         self.queried_tokens = 0
@@ -143,6 +144,8 @@ class SlotCache:
         if self._memory is None or committed < MIN_COPIED:
             return
         slot = table.blocks[0]
+        if slot in self._unshared:
+            return
         content = self._contents.get(slot)
         if content is None:
             content = self._contents[slot] = _Content(table.root, np.zeros(0, np.int32), prompt_length)
@@ -185,6 +188,7 @@ class SlotCache:
     def reset_pool(self) -> None:
         """Forget what is kept for sequences to come, pinned or not."""
         self._contents.clear()
+        self._unshared = set(self._owned)
         self._free = set(range(self.num_blocks)) - self._owned
 
     def reset(self) -> None:
@@ -231,6 +235,7 @@ class SlotCache:
 
     def _give_back(self, slot: int) -> None:
         self._owned.remove(slot)
+        self._unshared.discard(slot)
         content = self._contents.get(slot)
         if content is None:
             self._free.add(slot)

@@ -2,7 +2,7 @@
 
 A slot is to the rest of Tandem a block that holds a whole sequence. The rows of a step lie in any slots, while a run of
 the session takes neighbouring ones: rows with few tokens go together, with whatever slot lies between them, and each
-row with many tokens goes alone, so that it pads nobody.
+row with many tokens goes alone, because in attention all rows of a run are as long as the longest.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy.typing as npt
 from tandem.engines import INVARIANCES, EngineOptions, Row
 from tandem.engines.session import Session
 from tandem.manifest import Manifest
+from tandem.step import MAX_DRAFTS
 
-SPARE_POSITIONS = 64  # of a slot, behind the longest text: where the padding of rows with few tokens goes
+SPARE_POSITIONS = 64  # of a slot, behind the longest text: for the padding of rows, `FEW_TOKENS` at most
+FEW_TOKENS = 1 + MAX_DRAFTS  # rows with no more run together
 VISIBLE_STEP = 64  # attention looks at a multiple of so many positions; sums over them are rounded in groups
 
 
@@ -124,9 +126,9 @@ class SlotEngine:
 
 def _groups(rows: Sequence[Row]) -> list[_Group]:
     """Rows with few tokens together, the others one by one."""
-    few = [place for place, row in enumerate(rows) if len(row.tokens) <= SPARE_POSITIONS]
+    few = [place for place, row in enumerate(rows) if len(row.tokens) <= FEW_TOKENS]
     together = [few] if few else []
-    alone = [[place] for place, row in enumerate(rows) if len(row.tokens) > SPARE_POSITIONS]
+    alone = [[place] for place, row in enumerate(rows) if len(row.tokens) > FEW_TOKENS]
     groups = []
     for places in together + alone:
         slots = [rows[place].blocks[0] for place in places]

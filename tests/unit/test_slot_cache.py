@@ -169,6 +169,17 @@ def test_pinned_slots_stay_until_a_reset_and_are_bounded() -> None:
     assert requests.cached(PROMPT) == 0
 
 
+def test_a_reset_forgets_what_a_running_sequence_had() -> None:
+    executor = executor_with()
+    executor.step(StepRequest([StepRow(1, 0, PROMPT, 9)], [OpenSequence(1, len(PROMPT), SamplingParams())]))
+    executor.step(StepRequest(reset=True))
+    result = executor.step(StepRequest([StepRow(1, len(PROMPT), [7], 9)]))
+    executor.step(StepRequest(closes=[1], committed=[int(result.lengths[0])]))
+    requests = Requests(executor)
+    assert requests.cached(PROMPT) == 0
+    assert requests.cached(PROMPT) == len(PROMPT) - 2
+
+
 def test_switched_off_nothing_is_kept() -> None:
     engine = SlotTableEngine()
     requests = Requests(Executor(engine, 1, kv_cache=cache_of(engine, reuse=False)))
