@@ -10,7 +10,7 @@ from coordination import LocalTarget, expected_tokens, make_sequence
 from table_engine import SlotTableEngine
 
 from tandem.decoding import DecodingLoop
-from tandem.executor import Executor
+from tandem.executor import Executor, profile_engine
 from tandem.metrics import Metrics
 from tandem.sampling import SamplingParams
 from tandem.scheduler import Capacity, Scheduler
@@ -189,6 +189,15 @@ def test_switched_off_nothing_is_kept() -> None:
 
 
 # ------------------------------------------------------------------ when slots run out
+
+
+@pytest.mark.parametrize("size", [64, 128, 2048])
+def test_what_steps_cost_is_measured_within_a_slot(size: int) -> None:
+    engine = SlotTableEngine(slot_size=size, slots=2)
+    engine.memory[:] = 0
+    assert profile_engine(engine)(8) > 0
+    ends = [row.past + len(row.tokens) for rows in engine.steps for row in rows]
+    assert 0 < max(ends) <= size
 
 
 def test_a_row_without_a_slot_does_not_run_and_others_do() -> None:
