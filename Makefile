@@ -9,11 +9,14 @@ HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 PROFILE ?= smoke
+# What the server tests serve: openvino or onnxruntime.
+ENGINE ?= openvino
+export ENGINE
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision profile load load-baseline load-gates test-load soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision bench-slots profile load load-baseline load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -46,13 +49,18 @@ lint: setup ## ruff and mypy
 FP32 := --weights fp32 --kv-cache f32 --dynamic-quantization-group 0 --output .cache/engines/fp32
 
 test-engines: engine ## the engines that only tests use
+ifeq ($(ENGINE),openvino)
 	@$(PY) -m build_engines default $(FP32)
+else
+	@$(PY) -m build_engines default --runtime $(ENGINE) --output .cache/engines/$(ENGINE)
+	@$(PY) -m build_engines default --runtime $(ENGINE) --weights fp32 --kv-cache f32 --output .cache/engines/$(ENGINE)-fp32
+endif
 
 test-unit: engine ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/unit
 
-test-server: test-engines ## tests against the real server
+test-server: test-engines ## tests against the real server; ENGINE=onnxruntime serves that engine
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
 
@@ -91,6 +99,11 @@ load-gates: engine ## what the comparison promises: a planted regression is flag
 test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py tests/load/test_cache_trace.py
+
+bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO
+	@$(PY) -m build_engines precision-gates
+	@$(PY) -m build_engines default --runtime onnxruntime --output .cache/engines/onnxruntime
+	@$(PY) -m benchmarks.engines
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load/test_soak.py

@@ -1,4 +1,4 @@
-"""Language model to engine directory: IR, tokenizer and manifest, complete or not there at all."""
+"""Language model to engine directory: graph, tokenizer and manifest, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def build(source: Source, output: Path, recipe: Recipe, *, name: str | None = No
     An engine that is there with the same build key, and undamaged, is kept; if only run-time settings differ, only
     the manifest is written. Raises `BuildError`; whatever happens, `output` holds the old engine or the new one.
     """
+    if recipe.runtime == "tensorrt":
+        raise BuildError(
+            "this version writes no TensorRT engines; `language SOURCE --runtime tensorrt` checks that one compiles"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     with _locked(output.parent):
         _remove_leftovers(output)
@@ -87,11 +91,13 @@ def _keep(source: Source, output: Path, recipe: Recipe) -> Manifest | None:
 def _build_into(directory: Path, source: Source, recipe: Recipe, name: str | None) -> Manifest:
     silence_libraries()
     with stage("loading the libraries"), quiet():
-        import nncf  # noqa: F401
-        import optimum.intel  # noqa: F401
+        if not recipe.is_onnx:
+            import nncf  # noqa: F401
+            import optimum.intel  # noqa: F401
         import torch  # noqa: F401
     from build_engines.describe import describe, write_tokenizer_files
     from build_engines.export import export, load_config
+    from build_engines.language_onnx import export_onnx
 
     checkpoint = checkpoint_of(source)
     config = load_config(checkpoint)
@@ -99,7 +105,7 @@ def _build_into(directory: Path, source: Source, recipe: Recipe, name: str | Non
     recipe = adapted(recipe, config.model_type)
     with stage("writing the tokenizer"), quiet():
         write_tokenizer_files(checkpoint, directory)
-    export(checkpoint, directory, recipe)
+    (export_onnx if recipe.is_onnx else export)(checkpoint, directory, recipe)
     manifest = describe(directory, source, recipe, config, name)
     manifest.write(directory)
     return manifest

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import served_engine
 
 from launcher.server import Options, TritonServer
+
+if served_engine.HAS_SLOTS:
+    os.environ.setdefault("TANDEM_TARGET_ENGINE", str(served_engine.default_engine()))
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +31,7 @@ def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
         "TANDEM_MAX_QUEUE_SIZE": "2",
         "TANDEM_MAX_LENGTH": "4500",
         "TANDEM_DEFAULT_TIMEOUT_MS": "1500",
-        "TANDEM_KV_CACHE_MB": "256",
+        "TANDEM_KV_CACHE_MB": served_engine.pool_mb(256, slots=2),
         "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
     }
     log = tmp_path_factory.mktemp("narrow") / "server.log"
