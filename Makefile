@@ -93,11 +93,10 @@ load-baseline: $(LOAD_NEEDS) ## the same, kept as what later `make load` is comp
 	@$(LOAD) --store-baseline
 
 load-gates: engine ## what the comparison promises: a planted regression is flagged, ten reruns are not; one to two hours
-	@scripts/test_packages.sh
 	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
 
 test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache
-	@scripts/test_packages.sh
+	@scripts/test_packages.sh load
 	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py tests/load/test_cache_trace.py
 
 bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO

@@ -4,11 +4,12 @@ The rule, for each of `figures_of` at each level:
 
 1. One value per round, the median request's or the whole round's. Rounds are the unit: requests within one share the
    moment of the machine, and would pretend to more certainty than there is.
-2. The machine's speed is measured before and after each round (perf/yardstick.py), and its influence taken out: a
-   figure goes with speed to some power between 0 and 1 (rates; the reverse for times), and that power is the slope that
-   fits the rounds within both runs best, on logarithms. Where the yardstick explains nothing it changes nothing. What
-   remains is what the server did with the machine that it had. Its CPU time for a token, which other work on the
-   machine touches least, is the most sensitive figure; there is one only where the run starts the server.
+2. The machine's speed is measured before and after each round (perf/yardstick.py); where the run starts the server,
+   also what share of the cores it got while it wanted them (perf/cpu_time.py). This influence is taken out: a figure
+   goes with speed to some power between 0 and 1 (rates; the reverse for times), and that power is the slope that fits
+   the rounds within both runs best, on logarithms. Where speed explains nothing it changes nothing. What remains is
+   what the server did with the machine that it had. Its CPU time for a token, which other work on the machine touches
+   least, is the most sensitive figure; there is one only where the run starts the server.
 3. The change is the Hodges-Lehmann estimate: the median of the ratios of every round of the run to every round of the
    baseline. Its interval is the 99 % bootstrap over rounds, for the eye.
 4. A figure is flagged if both hold: the two-sided exact Mann-Whitney test over the rounds, after Holm's correction for

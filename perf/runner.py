@@ -13,13 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import psutil
-
 from benchmarks.environment import machine
 from launcher import processes
 from launcher.runtime import CACHE, PROJECT
 from perf import commands, export, figures, inputs, process, scrape, yardstick
 from perf.cancelling import CancellingClients
+from perf.cpu_time import CpuTime, cpu_time
 from perf.profile import Profile
 from perf.target import Target, configuration, first_input
 
@@ -95,20 +94,22 @@ class Run:
     def _round(self, measurement: Measurement) -> dict[str, Any]:
         before = self._totals()
         speeds = [yardstick.speed()]
-        used = self._cpu_s()
+        before_cpu = self._cpu()
         path = self._analyze(measurement)
-        used = self._cpu_s() - used
+        used = self._cpu().since(before_cpu)
         speeds.append(yardstick.speed())
+        wall, cpu = (fmean(values) for values in zip(*speeds, strict=True))
         read = export.read(path)
         found = figures.figures(read.requests)
-        if used > 0:
-            found["cpu_ms_per_token" if "tokens" in found else "cpu_ms_per_request"] = (
-                1000 * used / found.get("tokens", found["requests"])
-            )
+        if used.ran_s:
+            per = "token" if "tokens" in found else "request"
+            found[f"cpu_ms_per_{per}"] = 1000 * used.ran_s / found.get("tokens", found["requests"])
+            # What the server itself got of the machine says more than what the yardstick got before and after.
+            wall = cpu * used.granted
         made: dict[str, Any] = {
             "export": str(path.relative_to(self._directory)),
             "figures": found,
-            "yardstick": {"wall": fmean(s.wall for s in speeds), "cpu": fmean(s.cpu for s in speeds)},
+            "yardstick": {"wall": wall, "cpu": cpu},
             "perf_analyzer": {
                 "requests_per_s": commands.reported_rate(path.with_suffix(".csv")),
                 "window_s": read.window_s,
@@ -127,16 +128,11 @@ class Run:
     def _success(self) -> str:
         return _SUCCESS.get(self._profile.model, f'nv_inference_request_success{{model="{self._profile.model}"')
 
-    def _cpu_s(self) -> float:
-        """CPU seconds that the server's processes have used; 0 for a server that we did not start."""
+    def _cpu(self) -> CpuTime:
+        """What the server's processes have used; zeros for a server that we did not start."""
         if self._target.server is None:
-            return 0.0
-        seconds = 0.0
-        for pid in processes.session_pids(self._target.server.pid):
-            with contextlib.suppress(psutil.Error):
-                times = psutil.Process(pid).cpu_times()
-                seconds += times.user + times.system
-        return seconds
+            return CpuTime(0.0, 0.0)
+        return cpu_time(processes.session_pids(self._target.server.pid))
 
     def _totals(self) -> scrape.Totals | None:
         return scrape.read(self._target.metrics_url) if self._target.metrics_url else None
