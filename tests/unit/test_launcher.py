@@ -12,10 +12,12 @@ import pytest
 
 from launcher import runtime
 from launcher.__main__ import main
+from launcher.engines import check_engines
+from launcher.errors import EngineMissingError
 from launcher.ports import PortInUseError, choose_ports
 from launcher.processes import is_stub_of
 from launcher.runtime import RuntimeMissingError, debian_packages, find_runtime
-from launcher.server import EngineMissingError, Options, TritonServer, check_engines, log_extract
+from launcher.server import Options, TritonServer, log_extract
 
 LOOPBACK = "127.0.0.1"
 
