@@ -14,6 +14,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "draft": ("draft",),
     "resnet50": ("resnet50",),
     "efficientnet_lite0": ("efficientnet_lite0",),
+    "resnet50_logits": ("resnet50",),
+    "efficientnet_lite0_logits": ("efficientnet_lite0",),
     "classify": ("resnet50",),
     "classify_imagenet": ("efficientnet_lite0",),
     "image_decoder": CLASSIFIERS,
