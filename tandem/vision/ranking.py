@@ -44,7 +44,7 @@ class Ranker:
         if k < 1:
             raise InvalidRequest(f"top_k: is {k}; it must be at least 1")
         scores = softmax(logits)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
         return Ranking(scores, self._labels[best], np.take_along_axis(scores, best, axis=1))
 
 
