@@ -13,6 +13,7 @@ from build_engines import interrupt
 from build_engines.drafting import commands as drafting
 from build_engines.errors import BuildError
 from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, WEIGHTS, Recipe
+from build_engines.vision import commands as vision
 
 DEFAULT_OUTPUT = Path("model_repository/target/1/engine")
 DRAFT_OUTPUT = Path("model_repository/draft/1/engine")
@@ -32,6 +33,8 @@ _EXAMPLES = """examples:
       a model directory; a .gguf file works as well
   python -m build_engines draft --minutes 30
       train the drafter of the default model again; `drafter` builds its engine, `draft-eval` measures it
+  python -m build_engines vision efficientnet_lite0 --recipe openvino-int8
+      an image classifier
 """
 
 
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--windows", type=int, default=32, help="windows of 512 tokens of text")
     quality.add_argument("--rounds", type=int, default=7, help="turns each engine gets in the speed part")
     drafting.add_parsers(commands)
+    vision.add_parsers(commands)
     return parser
 
 
@@ -103,6 +107,9 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         return
     if arguments.command in drafting.COMMANDS:
         drafting.run(arguments)
+        return
+    if arguments.command in vision.COMMANDS:
+        vision.run(arguments)
         return
     from build_engines.language import build, checkpoint_of
     from build_engines.source import resolve
