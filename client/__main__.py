@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 after an error of the server, or if a comparison finds a difference or one of many images fails, 2 after a wrong value, 3 if there is
-        no server, 130 after Ctrl-C.
+        0; 1 after an error of the server, or if a comparison finds a difference or one of many images fails; 2 after a
+        wrong value, 3 if there is no server, 130 after Ctrl-C.
     """
     options = build_parser().parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""`resnet50` on a CPU engine; on a GPU the TensorRT backend takes its place: `tandem/vision/classifier.py`."""
+"""`resnet50` on a CPU engine; on a GPU the TensorRT backend replaces it: `tandem/vision/classifier.py`."""
 
 from tandem.triton.classifier_model import ClassifierModel as TritonPythonModel
 
