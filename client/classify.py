@@ -56,8 +56,15 @@ def _model_for_photos(client: Client) -> str:
 
 def _progress() -> Progress:
     """A bar on the terminal; results go to standard output, above it."""
+    console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+    return Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        disable=not console.is_terminal,
+    )
 
 
 def _outcomes(client: Client, files: Sequence[str], model: str, options: Namespace) -> Iterator[Outcome]:

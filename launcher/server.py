@@ -28,7 +28,8 @@ RESPONSE_CACHE_MB = 64
 _START_ATTEMPTS = 3
 _DRAIN_SECONDS = 3.0
 _KILL_SECONDS = 5.0
-_HARMLESS = ("CudaDriverHelper has not been initialized",)  # logged as errors on every machine without a GPU
+# Logged as errors on every machine without a GPU.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream for")
 
 
 @dataclass(frozen=True, slots=True)
