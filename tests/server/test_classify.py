@@ -12,7 +12,7 @@ import pytest
 from hostile_images import encode, originals
 from hostile_images import photo as sample
 from tritonclient import grpc, http
-from tritonclient.utils import shared_memory
+from tritonclient.utils import serialize_byte_tensor, shared_memory
 from vision import OUTPUTS, complaint_of, image_input, infer, top_k_input, triton_metric, unique
 
 from build_engines.vision import photos
@@ -178,7 +178,7 @@ def test_large_images_through_system_shared_memory(vision_server):
     size = len(image) + 4
     region = shared_memory.create_shared_memory_region("images", "/tandem_test_images", size)
     try:
-        shared_memory.set_shared_memory_region(region, [array])
+        shared_memory.set_shared_memory_region(region, [serialize_byte_tensor(array)])
         with grpc.InferenceServerClient(vision_server.grpc_url) as client:
             client.register_system_shared_memory("images", "/tandem_test_images", size)
             tensor = grpc.InferInput("image", [1, 1], "BYTES")

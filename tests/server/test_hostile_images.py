@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hostile_images import HostileImage, encode, hostile_images, photo
+from serving import wait_until
 from tritonclient import grpc
 from vision import peak_bytes, reset_peak, undisturbed
 
@@ -62,7 +63,10 @@ def test_the_load_beside_notices_a_dead_decoder(vision_server):
     with pytest.raises(AssertionError, match="of the load are wrong"), undisturbed(vision_server, MODEL, good, 4):
         vision_server.kill_stub("image_decoder")
     with grpc.InferenceServerClient(vision_server.grpc_url) as client:
-        client.load_model("image_decoder")
+        client.unload_model("image_decoder")  # to Triton it is still there
+        client.load_model("image_decoder")  # its ensembles come back with it
+    with Client(vision_server.grpc_url) as states:
+        wait_until(lambda: states.models()[MODEL] == "READY", "the ensemble")
     with undisturbed(vision_server, MODEL, good, 4):
         pass
 
