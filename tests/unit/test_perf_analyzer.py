@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engines.drafting.packages import Member
+from build_engines.wheels import Member
 from perf import analyzer
 from perf.errors import PerfError
 
