@@ -76,8 +76,10 @@ def _outcomes(client: Client, files: Sequence[str], model: str, options: Namespa
         except Unreachable:
             raise
         except ServerError as error:
-            if error.status == "NOT_FOUND" or "unknown model" in error.message:
-                raise
+            if error.status == "NOT_FOUND":
+                raise ServerError(
+                    f"{error.message}; are its engines built? (`make engine-vision`)", error.status
+                ) from None
             return error
         except OSError as error:
             return error
