@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from build_engines.errors import BuildError
+from build_engines.progress import stage
 from build_engines.vision import models
 from build_engines.vision.recipes import DEFAULT, RECIPES
 
@@ -28,6 +31,12 @@ def add_parsers(commands: Any) -> None:
     vision.add_argument(
         "--output", type=Path, help="directory of the engine (default: model_repository/MODEL/1/engine)"
     )
+    vision.add_argument("--name", help="name of the model (default: from the source)")
+    vision.add_argument(
+        "--compile", nargs="+", metavar="ARCHITECTURE", default=[],
+        help="of a recipe for a GPU: check that it compiles for these compute capabilities, such as 8.6 8.9 12.0, with "
+        "TensorRT for RTX, which needs no GPU",
+    )  # fmt: skip
     vision.add_argument("--force", action="store_true", help="build even if the engine is up to date")
 
 
@@ -38,4 +47,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     recipe = recipe_named(arguments.recipe)
     origin = models.origin_of(arguments.model)
-    build(origin, recipe, arguments.output or models.output_of(origin.name), force=arguments.force)
+    if arguments.compile and not recipe.gpu:
+        raise BuildError(f"{recipe.name} is an engine for a CPU: --compile is for the recipes of a GPU")
+    origin = dataclasses.replace(origin, name=arguments.name or origin.name)
+    output = arguments.output or models.output_of(origin.name)
+    manifest = build(origin, recipe, output, force=arguments.force)
+    for architecture in arguments.compile:
+        from build_engines.vision.compile_check import compile_for
+
+        with stage(f"compiling {manifest.model_file} for compute capability {architecture}"):
+            compile_for(output / manifest.model_file, architecture)
