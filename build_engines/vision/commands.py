@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from build_engines.progress import stage
 from build_engines.vision import models
 from build_engines.vision.recipes import DEFAULT, RECIPES
 
-COMMANDS = ("vision",)
+COMMANDS = ("vision", "vision-report")
 
 
 def add_parsers(commands: Any) -> None:
@@ -39,9 +40,39 @@ def add_parsers(commands: Any) -> None:
     )  # fmt: skip
     vision.add_argument("--force", action="store_true", help="build even if the engine is up to date")
 
+    report = commands.add_parser(
+        "vision-report",
+        help="measure size, memory, speed and accuracy of all recipes, and write docs/vision.md",
+        description="Builds every recipe that runs on this machine, measures it, and names the fastest that keeps the "
+        "accuracy. Takes about an hour on two cores.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    report.add_argument("models", nargs="*", default=list(models.NAMES), help="models, as for `vision`")
+    report.add_argument("--output", type=Path, default=Path("docs/vision.md"), help="Markdown page to write")
+    report.add_argument("--images", type=int, help="validation pictures of each model (default: all, 796 and 1000)")
+    report.add_argument("--rounds", type=int, default=5, help="turns each engine gets in the speed part")
+    report.add_argument("--keep", type=float, default=0.99, help="share of the top-1 of full precision to keep")
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Run one of `COMMANDS`."""
+    if arguments.command == "vision-report":
+        _report(arguments)
+    else:
+        _build(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from build_engines.vision.report import run as report
+
+    if arguments.rounds < 1 or not 0 < arguments.keep <= 1:
+        raise BuildError(f"--rounds {arguments.rounds} must be at least 1, --keep {arguments.keep} between 0 and 1")
+    command = ["python", "-m", "build_engines", "vision-report", *arguments.models, "--rounds", str(arguments.rounds)]
+    command += ["--images", str(arguments.images)] if arguments.images else []
+    report(arguments.models, arguments.output, arguments.images, arguments.rounds, arguments.keep, shlex.join(command))
+
+
+def _build(arguments: argparse.Namespace) -> None:
     from build_engines.vision.build import build
     from build_engines.vision.recipes import recipe_named
 
