@@ -43,9 +43,19 @@ def build(origin: Origin, recipe: Recipe, output: Path, *, force: bool = False) 
 
 def build_key(origin: Origin, recipe: Recipe) -> str:
     """Hash over everything that the engine's files depend on."""
-    tools = {tool: metadata.version(tool) for tool in (recipe.runtime, *recipe.tools)}
+    tools = {tool: version_of(tool) for tool in (recipe.runtime, *recipe.tools)}
     parts = {"builder": _VERSION, "graph": graph_key(origin), "recipe": recipe.name, "tools": tools}
+    if recipe.quantized:
+        parts["sensitive"] = origin.sensitive
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def version_of(distribution: str) -> str:
+    """The installed version; `none installed`, as the check at load says, where a GPU's runtime is missing."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none installed"
 
 
 def _keep(output: Path, key: str) -> VisionManifest | None:
@@ -74,7 +84,7 @@ def _build_into(directory: Path, origin: Origin, recipe: Recipe, key: str) -> Vi
         return pictures[0]
 
     with stage(f"{recipe.name}: {recipe.text}"):
-        model_file = recipe.make(Material(lambda: checkpoint, graph, calibration), directory)
+        model_file = recipe.make(Material(lambda: checkpoint, graph, calibration, origin.sensitive), directory)
     (directory / LABELS_FILE).write_text("\n".join(checkpoint.labels) + "\n", encoding="utf-8")
     manifest = VisionManifest(
         name=origin.name,
@@ -84,7 +94,7 @@ def _build_into(directory: Path, origin: Origin, recipe: Recipe, key: str) -> Vi
         recipe=recipe.name,
         precision=recipe.precision,
         runtime=recipe.runtime,
-        runtime_version=metadata.version(recipe.runtime),
+        runtime_version=version_of(recipe.runtime),
         model_file=model_file,
         image=checkpoint.image,
         mean=checkpoint.mean,

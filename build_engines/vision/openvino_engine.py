@@ -31,10 +31,14 @@ def int8(material: Material, directory: Path) -> str:
 
     nncf.set_log_level(40)  # logging.ERROR
     images = material.calibration()
+    model = _read(material)
     with quiet():
         model = nncf.quantize(
-            _read(material), nncf.Dataset([images[index : index + 1] for index in range(len(images))]),
+            model, nncf.Dataset([images[index : index + 1] for index in range(len(images))]),
             preset=nncf.QuantizationPreset.MIXED, subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=_first_convolutions(model, material.sensitive)),
+            # Without VNNI the processor adds products in 16 bits: half of the range keeps them from saturating.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )  # fmt: skip
     return _save(model, directory)
 
@@ -42,7 +46,12 @@ def int8(material: Material, directory: Path) -> str:
 def _read(material: Material) -> Any:
     import openvino as ov
 
-    return ov.Core().read_model(material.graph)
+    return ov.convert_model(material.graph)  # folds constants, without which NNCF finds no biases to correct
+
+
+def _first_convolutions(model: Any, count: int) -> list[str]:
+    kinds = ("Convolution", "GroupConvolution")
+    return [item.get_friendly_name() for item in model.get_ordered_ops() if item.get_type_name() in kinds][:count]
 
 
 def _save(model: Any, directory: Path, halved: bool = False) -> str:

@@ -43,14 +43,19 @@ def photo(name: str) -> Path:
         return path
 
 
+def opened(name: str) -> Image.Image:
+    """The photo, decoded."""
+    with Image.open(photo(name)) as image:
+        return image.convert("RGB")
+
+
 def calibration(rule: ImageRule) -> Images:
     """Pictures for a classifier of photos: 13 photos, whole and in five parts, every second one mirrored."""
     names = [name for name in _HASHES if name not in NAMED]
     fetch_all([_member(name) for name in names])
     result = []
     for name in [*names, "flower.jpg"]:
-        with Image.open(photo(name)) as opened:
-            image = opened.convert("RGB")
+        image = opened(name)
         result.append(pixels(image, rule))
         width, height = image.size
         across, down = round(width * 0.6), round(height * 0.6)

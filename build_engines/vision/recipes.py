@@ -22,6 +22,8 @@ class Material:
     graph: Path
     """The fp32 ONNX graph."""
     calibration: Callable[[], Images]
+    sensitive: int = 0
+    """So many of the first convolutions stay in full precision when the rest is quantized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,21 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
+        Recipe("torch-fp32", "fp32", "torch", "torch_engine:fp32", "PyTorch as it comes: where everybody starts"),
+        Recipe("torch-int8-dynamic", "int8", "torch", "torch_engine:int8_dynamic",
+               "PyTorch's dynamic quantization: linear layers only", quantized=True),
         Recipe("openvino-fp32", "fp32", "openvino", "openvino_engine:fp32", "full precision"),
         Recipe("openvino-bf16", "bf16", "openvino", "openvino_engine:bf16",
                "weights in 16 bits, arithmetic in bfloat16 where the processor has it"),
         Recipe("openvino-int8", "int8", "openvino", "openvino_engine:int8",
                "post-training quantization of weights and activations by NNCF", ("nncf",), quantized=True),
+        Recipe("onnxruntime-fp32", "fp32", "onnxruntime", "onnxruntime_engine:fp32", "full precision"),
+        Recipe("onnxruntime-int8", "int8", "onnxruntime", "onnxruntime_engine:int8",
+               "static quantization with Q/DQ pairs by ONNX Runtime", quantized=True),
+        Recipe("tensorrt-fp16", "fp16", "tensorrt", "tensorrt_engine:fp16",
+               "for an NVIDIA GPU: a strongly typed FP16 graph", ("onnxruntime",), gpu=True),
+        Recipe("tensorrt-int8", "int8", "tensorrt", "tensorrt_engine:int8",
+               "for an NVIDIA GPU: explicit INT8 Q/DQ pairs, the rest in FP16", ("onnxruntime",), True, gpu=True),
     )
 }  # fmt: skip
 

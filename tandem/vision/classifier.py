@@ -12,7 +12,7 @@ from tandem.vision.manifest import VisionManifest
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
-RUNTIMES = ("openvino", "onnxruntime")
+RUNTIMES = ("openvino", "onnxruntime", "torch")
 
 
 class Classifier(Protocol):
@@ -52,6 +52,10 @@ def load_classifier(directory: Path | str, threads: int | None = None) -> Classi
         from tandem.vision.openvino import OpenVinoClassifier
 
         return OpenVinoClassifier(directory, manifest, threads)
+    if manifest.runtime == "torch":
+        from tandem.vision.torch import TorchClassifier
+
+        return TorchClassifier(directory, manifest, threads)
     from tandem.vision.onnxruntime import OnnxRuntimeClassifier
 
     return OnnxRuntimeClassifier(directory, manifest, threads)
