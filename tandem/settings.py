@@ -152,6 +152,9 @@ class CoordinatorSettings(_Settings):
             self._require(getattr(self, name) >= 0, name, "0 or more")
 
 
+MAX_DECODER_THREADS = 4  # unless the setting says more: each may need memory for an image of the largest size
+
+
 @dataclass(frozen=True)
 class DecoderSettings(_Settings):
     """Settings of `image_decoder`."""
@@ -160,12 +163,12 @@ class DecoderSettings(_Settings):
     # Width times height as decoded; decoding takes up to about 25 bytes for each, and each thread may be at one image.
     # A JPEG may have four times as many if it can be decoded at half its size.
     max_image_pixels: int = 16 << 20
-    decoder_threads: int = 0  # images of a batch that are decoded at a time; 0: as many as cores
+    decoder_threads: int = 0  # images of a batch that are decoded at a time; 0: as many as cores, 4 at most
 
     def check(self) -> None:
         self._require(self.max_image_bytes >= 1, "max_image_bytes", "at least 1")
         self._require(self.max_image_pixels >= 1, "max_image_pixels", "at least 1")
-        self._require(self.decoder_threads >= 0, "decoder_threads", "0 (all cores) or more")
+        self._require(self.decoder_threads >= 0, "decoder_threads", "0 (as many as cores, 4 at most) or more")
 
 
 @dataclass(frozen=True)

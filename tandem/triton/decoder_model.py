@@ -14,13 +14,12 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from tandem.errors import InvalidRequest, RequestError, Unsupported
-from tandem.settings import DecoderSettings
+from tandem.settings import MAX_DECODER_THREADS, DecoderSettings
 from tandem.triton.errors import error_response
 from tandem.triton.tensors import parameters_of
 from tandem.vision.image_file import ImageLimits, decode
 from tandem.vision.manifest import VisionManifest
-from tandem.vision.preprocess import ImageRule
-from tandem.vision.repository import engine_directory
+from tandem.vision.repository import built_engines
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,14 +34,12 @@ class DecoderModel:
         config = json.loads(args["model_config"])
         settings = DecoderSettings.read(parameters_of(config))
         repository = Path(args["model_repository"]).parent
-        directories = {item["name"]: engine_directory(repository, item["name"]) for item in config["output"]}
-        self._rules: dict[str, ImageRule | None] = {
-            name: VisionManifest.read(directory).image if directory.is_dir() else None
-            for name, directory in directories.items()
-        }
+        engines = built_engines(repository, [output["name"] for output in config["output"]])
+        self._rules = {name: VisionManifest.read(directory).image for name, directory in engines.items()}
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         # Pillow decodes without the interpreter's lock.
-        self._pool = ThreadPoolExecutor(settings.decoder_threads or os.cpu_count(), "decode")
+        threads = settings.decoder_threads or min(MAX_DECODER_THREADS, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, "decode")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         started = [self._start(request) for request in requests]
@@ -58,10 +55,9 @@ class DecoderModel:
         return {name: [self._pool.submit(self._decode, data, name) for data in files] for name in names}
 
     def _decode(self, data: bytes, classifier: str) -> Pixels:
-        rule = self._rules[classifier]
-        if rule is None:
+        if classifier not in self._rules:
             raise Unsupported(f"image: model {classifier!r} has not been built on this server")
-        return decode(data, rule, self._limits)
+        return decode(data, self._rules[classifier], self._limits)
 
     @staticmethod
     def _finish(work: dict[str, list[Future[Pixels]]]) -> Any:

@@ -15,7 +15,7 @@ from tandem.triton.errors import error_response
 from tandem.triton.tensors import parameters_of
 from tandem.vision.manifest import VisionManifest
 from tandem.vision.ranking import Ranker
-from tandem.vision.repository import engine_directory
+from tandem.vision.repository import built_engines
 
 TOP_K = "top_k"
 
@@ -31,11 +31,10 @@ class RankerModel:
         self._default = RankerSettings.read(parameters_of(config)).default_top_k
         repository = Path(args["model_repository"]).parent
         names = [item["name"] for item in config["input"] if item["name"] != TOP_K]
-        self._rankers: dict[str, Ranker] = {}
-        for name in names:
-            directory = engine_directory(repository, name)
-            if directory.is_dir():
-                self._rankers[name] = Ranker(VisionManifest.read(directory).labels(directory))
+        self._rankers = {
+            name: Ranker(VisionManifest.read(directory).labels(directory))
+            for name, directory in built_engines(repository, names).items()
+        }
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

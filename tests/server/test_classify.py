@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hostile_images import encode, originals
 from hostile_images import photo as sample
+from PIL import Image
 from serving import wait_until
 from tritonclient import grpc, http
 from tritonclient.utils import serialize_byte_tensor, shared_memory
 from vision import OUTPUTS, complaint_of, image_input, infer, top_k_input, triton_metric, unique
 
-from build_engines.vision import photos
+from build_engines.vision import digits, photos
 from client import Client, InvalidRequest
 from launcher.engines import CLASSIFIERS
 from launcher.server import REPOSITORY
@@ -51,6 +52,17 @@ def test_photos_are_named_rightly(vision_server, engines, kind, name):
     assert photos.NAMED[name] in " ".join(label.decode() for label in answer["top_labels"][0])
     assert answer["scores"] == pytest.approx(direct(engines["efficientnet_lite0"], [PHOTOS[name]]), abs=1e-6)
     assert answer["top_scores"][0].tolist() == sorted(answer["scores"][0].tolist(), reverse=True)[:5]
+
+
+@BOTH
+def test_digits_are_read_rightly(vision_server, engines, kind):
+    pictures, numbers = digits.held_out(16)
+    images = [encode(Image.fromarray(picture), "PNG") for picture in pictures]
+    answer = infer(vision_server, kind, "classify", [image_input(kind, images), top_k_input(kind, [1] * 16)])
+    assert answer["scores"] == pytest.approx(direct(engines["resnet50"], images), abs=1e-6)
+    read = [label.decode() for (label,) in answer["top_labels"]]
+    right = sum(label == str(number) for label, number in zip(read, numbers, strict=True))
+    assert right >= 14, f"{read} for {numbers.tolist()}"
 
 
 @BOTH

@@ -12,7 +12,7 @@ from tritonclient import grpc
 from vision import peak_bytes, reset_peak, undisturbed
 
 from client import Client, InvalidRequest, Label, ServerError
-from tandem.settings import DecoderSettings
+from tandem.settings import MAX_DECODER_THREADS, DecoderSettings
 
 SEED, COUNT = 23, 300
 AT_A_TIME = 4
@@ -50,7 +50,10 @@ def test_hostile_images_get_reasons_and_disturb_nobody(vision_server):
     with Client(vision_server.grpc_url) as client, undisturbed(vision_server, MODEL, good, 50):
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             complaints = [text for text in pool.map(check, cases) if text]
-        bound = (os.cpu_count() or 1) * BYTES_PER_PIXEL * DecoderSettings.max_image_pixels + SLACK_BYTES
+        bound = (
+            min(MAX_DECODER_THREADS, os.cpu_count() or 1) * BYTES_PER_PIXEL * DecoderSettings.max_image_pixels
+            + SLACK_BYTES
+        )
         grown = peak_bytes(decoders) - before
     assert complaints == []
     assert len(cases) == COUNT
