@@ -25,8 +25,9 @@ Ready.
 Try it:
   curl -s http://{server.http_url}/v2/models/generate/generate -d '{{"text_input": "The capital of France is", "max_tokens": 24}}'
   {python} -m client chat --url {server.grpc_url} --message "Why is the sky blue?"
-
+{classify}
 Ctrl-C stops it."""  # noqa: E501
+CLASSIFY = "  {python} -m client classify photo.jpg --url {server.grpc_url}\n"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +95,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
         server.start(cancelled=stop.is_set)
         if not stop.is_set():
             python = os.path.relpath(sys.executable) if sys.prefix != sys.base_prefix else "python3"
-            print(EXAMPLE.format(server=server, python=python), flush=True)
+            served = any(model.startswith("classify") for model in server.models())
+            classify = CLASSIFY.format(server=server, python=python) if served else ""
+            print(EXAMPLE.format(server=server, python=python, classify=classify), flush=True)
         while not stop.wait(0.5):
             if not server.is_running():
                 print(server.describe_end(), file=sys.stderr)
