@@ -12,15 +12,17 @@ PROFILE ?= smoke
 # What the server tests serve: openvino or onnxruntime.
 ENGINE ?= openvino
 export ENGINE
+RESPONSE_CACHE_MB ?= 64
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision bench-slots profile load load-baseline load-gates test-load soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision bench-slots profile load load-baseline load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 	@echo 'Variables of serve: HOST=$(HOST) HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)'
+	@echo '                    RESPONSE_CACHE_MB=$(RESPONSE_CACHE_MB), for repeated images'
 	@echo 'Variables of load: PROFILE=$(PROFILE) URL=host:port of gRPC, METRICS_URL=host:port; without URL it starts a server'
 
 setup: $(STAMP) ## create .venv with everything that is pinned
@@ -33,11 +35,16 @@ engine: setup ## fetch the default model, build its engine and its drafter; quic
 	@$(PY) -m build_engines default
 	@$(PY) -m build_engines drafter
 
+engine-vision: setup ## build the image classifiers; `make serve` then serves them too
+	@$(PY) -m build_engines vision resnet50
+	@$(PY) -m build_engines vision efficientnet_lite0
+
 demo: engine ## start the server, stream answers, show batching, stop
 	@$(PY) -m launcher demo
 
 serve: engine ## keep the server running until Ctrl-C
-	@$(PY) -m launcher serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+	@$(PY) -m launcher serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
+		--response-cache-mb $(RESPONSE_CACHE_MB)
 
 test: export INSTALL_PACKAGES := 1
 test: lint test-unit test-server ## everything that must pass before a change goes in
@@ -48,7 +55,7 @@ lint: setup ## ruff and mypy
 
 FP32 := --weights fp32 --kv-cache f32 --dynamic-quantization-group 0 --output .cache/engines/fp32
 
-test-engines: engine ## the engines that only tests use
+test-engines: engine engine-vision ## the engines that only tests use
 ifeq ($(ENGINE),openvino)
 	@$(PY) -m build_engines default $(FP32)
 else
@@ -74,6 +81,9 @@ bench-speculation: engine ## speed with and without drafters, about an hour: doc
 
 bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache.svg
 	@$(PY) -m benchmarks.cache
+
+bench-batching: engine-vision ## what dynamic batching of images brings, by perf_analyzer, about ten minutes
+	@$(PY) -m benchmarks.batching
 
 profile: engine ## where a step's time goes: docs/operators.md, and a trace of the torch model
 	@$(PY) -m benchmarks.operators

@@ -13,6 +13,7 @@ from build_engines import interrupt
 from build_engines.drafting import commands as drafting
 from build_engines.errors import BuildError
 from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, RUNTIMES, WEIGHTS, Recipe
+from build_engines.vision import commands as vision
 
 DEFAULT_OUTPUT = Path("model_repository/target/1/engine")
 DRAFT_OUTPUT = Path("model_repository/draft/1/engine")
@@ -37,6 +38,8 @@ _EXAMPLES = """examples:
       does the default model compile for GPUs? (nothing is kept)
   python -m build_engines draft --minutes 30
       train the drafter of the default model again; `drafter` builds its engine, `draft-eval` measures it
+  python -m build_engines vision efficientnet_lite0 --recipe openvino-int8
+      an image classifier
 """
 
 
@@ -96,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     gates.add_argument("source", nargs="?", help="as for `language` (default: the default model)")
     gates.add_argument("--windows", type=int, default=16, help="windows of 512 tokens of text")
     drafting.add_parsers(commands)
+    vision.add_parsers(commands)
     return parser
 
 
@@ -133,6 +137,9 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         return
     if arguments.command == "compile-check":
         _compile_check(arguments.graph, arguments.capabilities)
+        return
+    if arguments.command in vision.COMMANDS:
+        vision.run(arguments)
         return
     from build_engines.language import build, checkpoint_of
     from build_engines.source import resolve

@@ -9,9 +9,11 @@ import sys
 import threading
 from pathlib import Path
 
+from launcher.engines import VISION_MODELS
+from launcher.errors import ServerError
 from launcher.ports import PortInUseError
 from launcher.runtime import RuntimeMissingError, debian_packages, find_runtime
-from launcher.server import REPOSITORY, Options, ServerError, TritonServer
+from launcher.server import REPOSITORY, RESPONSE_CACHE_MB, Options, TritonServer
 from launcher.settings_file import SETTINGS_FILE, SettingsFileError, read_settings
 
 EXAMPLE = """\
@@ -24,8 +26,9 @@ Ready.
 Try it:
   curl -s http://{server.http_url}/v2/models/generate/generate -d '{{"text_input": "The capital of France is", "max_tokens": 24}}'
   {python} -m client chat --url {server.grpc_url} --message "Why is the sky blue?"
-
+{classify}
 Ctrl-C stops it."""  # noqa: E501
+CLASSIFY = "  {python} -m client classify photo.jpg --url {server.grpc_url}\n"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         "--settings", type=Path, default=SETTINGS_FILE,
         help=f"file of TANDEM_<NAME>=value lines; the environment wins (default: {SETTINGS_FILE.name}, if it is there)",
     )  # fmt: skip
+    serve.add_argument(
+        "--response-cache-mb",
+        type=_size,
+        default=RESPONSE_CACHE_MB,
+        metavar="MB",
+        help="memory for the answers to repeated images; 0 is none (default: %(default)s)",
+    )
     serve.add_argument("--log", type=Path, help="log file (default: a new one in .cache/logs)")
     serve.set_defaults(run=run_serve)
     demo = commands.add_parser("demo", help="start the server on free ports, show it at work, stop it")
@@ -59,6 +69,13 @@ def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return number
+
+
+def _size(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("a size is 0 or more")
     return number
 
 
@@ -79,6 +96,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         grpc_port=arguments.grpc_port,
         metrics_port=arguments.metrics_port,
         log=arguments.log,
+        response_cache_mb=arguments.response_cache_mb,
     )
     server = TritonServer(options)
     print(f"Starting the server (log: {server.log}) ...", flush=True)
@@ -86,7 +104,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
         server.start(cancelled=stop.is_set)
         if not stop.is_set():
             python = os.path.relpath(sys.executable) if sys.prefix != sys.base_prefix else "python3"
-            print(EXAMPLE.format(server=server, python=python), flush=True)
+            served = any(model.startswith("classify") for model in server.models())
+            classify = CLASSIFY.format(server=server, python=python) if served else ""
+            print(EXAMPLE.format(server=server, python=python, classify=classify), flush=True)
         while not stop.wait(0.5):
             if not server.is_running():
                 print(server.describe_end(), file=sys.stderr)
@@ -102,7 +122,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """Start the server on free ports and let the demonstration talk to it; its exit code is ours."""
     from launcher import demo  # needs the client libraries, which the other commands do without
 
-    server = TritonServer()
+    everything = TritonServer().models()
+    server = TritonServer(Options(models=[model for model in everything if model not in VISION_MODELS]))
     print(f"Starting the server (log: {server.log}) ...", flush=True)
     with server:
         code = demo.run_demo(server.grpc_url, server.metrics_url)

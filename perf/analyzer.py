@@ -18,8 +18,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from build_engines.drafting.packages import Member
 from build_engines.errors import BuildError
+from build_engines.wheels import Member
 from launcher.runtime import CACHE
 from perf.errors import PerfError
 

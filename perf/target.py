@@ -10,8 +10,8 @@ from typing import Any
 import requests
 
 from client import Client, ServerError
+from launcher.errors import ServerError as StartError
 from launcher.server import Options, TritonServer
-from launcher.server import ServerError as StartError
 from perf import scrape
 from perf.errors import PerfError
 from perf.profile import Profile

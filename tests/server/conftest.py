@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import served_engine
 
+from launcher.engines import VISION_MODELS
 from launcher.server import Options, TritonServer
 
 if served_engine.HAS_SLOTS:
@@ -86,3 +87,11 @@ class TritonPythonModel:
 """
     )
     return repository
+
+
+@pytest.fixture(scope="session")
+def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The classifiers with their ensembles, nothing else. Fails, not skips, without their engines."""
+    log = tmp_path_factory.mktemp("vision") / "server.log"
+    with TritonServer(Options(models=VISION_MODELS, log=log)) as running:
+        yield running

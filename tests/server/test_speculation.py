@@ -12,7 +12,8 @@ from served_engine import HAS_SLOTS, default_engine
 from serving import BackgroundStream, idle_reading, stub_pids, wait_until
 
 from client import Client, Parameters, Result, Unsupported
-from launcher.server import Options, ServerError, TritonServer
+from launcher.errors import ServerError
+from launcher.server import Options, TritonServer
 from perf import mt_bench
 
 TOKENS = 56

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from build_engines.drafting.packages import Member
+from build_engines import wheels
+from build_engines.wheels import Member
 from perf import analyzer
 from perf.errors import PerfError
 
@@ -86,6 +88,12 @@ def test_program_of_the_wheel_finds_its_libraries(wheel: Path) -> None:
 
 def test_other_program_than_the_one_we_know_is_fetched_again(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
     program(wheel / "perf_analyzer" / "perf_analyzer-0", REAL + "# changed\n")
-    monkeypatch.setattr(Member, "_download", lambda *_: b"changed too")
+
+    def other_wheel(package: str, directory: Path, hint: str = "") -> Path:
+        with zipfile.ZipFile(directory / "other.whl", "w") as archive:
+            archive.writestr(analyzer.PROGRAM.path, b"changed too")
+        return directory / "other.whl"
+
+    monkeypatch.setattr(wheels, "download", other_wheel)
     with pytest.raises(PerfError, match=r"expected sha256 .* found .*TANDEM_PERF_ANALYZER"):
         analyzer.find({"PATH": ""}, wheel)
