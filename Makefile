@@ -12,7 +12,7 @@ METRICS_PORT ?= 8002
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision report-vision soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -67,6 +67,9 @@ bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality
+
+report-vision: setup ## size, speed and accuracy of the image classifiers' engines, about an hour: docs/vision.md
+	@$(PY) -m build_engines vision-report
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load
