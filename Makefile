@@ -8,15 +8,17 @@ HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+RESPONSE_CACHE_MB ?= 64
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision report-vision soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision report-vision soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 	@echo 'Variables of serve: HOST=$(HOST) HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)'
+	@echo '                    RESPONSE_CACHE_MB=$(RESPONSE_CACHE_MB), for repeated images'
 
 setup: $(STAMP) ## create .venv with everything that is pinned
 
@@ -28,11 +30,16 @@ engine: setup ## fetch the default model, build its engine and its drafter; quic
 	@$(PY) -m build_engines default
 	@$(PY) -m build_engines drafter
 
+engine-vision: setup ## build the image classifiers; `make serve` then serves them too
+	@$(PY) -m build_engines vision resnet50
+	@$(PY) -m build_engines vision efficientnet_lite0
+
 demo: engine ## start the server, stream answers, show batching, stop
 	@$(PY) -m launcher demo
 
 serve: engine ## keep the server running until Ctrl-C
-	@$(PY) -m launcher serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+	@$(PY) -m launcher serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
+		--response-cache-mb $(RESPONSE_CACHE_MB)
 
 test: export INSTALL_PACKAGES := 1
 test: lint test-unit test-server ## everything that must pass before a change goes in
@@ -43,10 +50,10 @@ lint: setup ## ruff and mypy
 
 FP32 := --weights fp32 --kv-cache f32 --dynamic-quantization-group 0 --output .cache/engines/fp32
 
-test-engines: engine ## the engines that only tests use
+test-engines: engine engine-vision ## the engines that only tests use
 	@$(PY) -m build_engines default $(FP32)
 
-test-unit: engine ## tests without a server; one of them reads the built tokenizer
+test-unit: engine engine-vision ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/unit
 
@@ -64,6 +71,9 @@ bench-speculation: engine ## speed with and without drafters, about an hour: doc
 
 bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache.svg
 	@$(PY) -m benchmarks.cache
+
+bench-batching: engine-vision ## what dynamic batching of images brings, by perf_analyzer, about ten minutes
+	@$(PY) -m benchmarks.batching
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality

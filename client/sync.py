@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from client import channel
+from client.classification import MODEL, Label, build_classification, read_labels
 from client.errors import ServerError, error_from_rpc
 from client.request import Message, Parameters, build_request
 from client.response import Chunk, Collector, Result, Timing
@@ -194,6 +195,27 @@ class Client:
         index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout)
         return {model.name: model.state or "UNLOADED" for model in index.models}
 
+    def classify(
+        self, image: bytes, *, top_k: int | None = None, model: str = MODEL, timeout: float | None = None
+    ) -> tuple[Label, ...]:
+        """What is in a picture.
+
+        Args:
+            image: the bytes of a JPEG, PNG, WebP or GIF file, of any size and colour mode.
+            top_k: how many classes to name; None: as many as the server does by itself.
+            model: `classify` or `classify_imagenet`.
+            timeout: seconds for the whole request.
+
+        Returns:
+            The likeliest classes, the likeliest first.
+
+        Raises:
+            InvalidRequest: it is not an image, damaged or too large; the message says which.
+            ServerError: the request failed otherwise.
+        """
+        request = build_classification(image, top_k, timeout=timeout, model=model)
+        return read_labels(self._ask(self._stub.ModelInfer, request, channel.deadline(timeout)))
+
     def infer(self, model: str, name: str, data: npt.NDArray[np.uint8], timeout: float = 30.0) -> None:
         """Send one UINT8 tensor to a model of the server, and wait for its answer, which is not read.
 
@@ -204,7 +226,7 @@ class Client:
         request.inputs.add(name=name, datatype="UINT8", shape=data.shape)
         self._ask(self._stub.ModelInfer, request, timeout)
 
-    def _ask(self, method: Any, request: Any, timeout: float) -> Any:
+    def _ask(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
             return method(request, timeout=timeout)
         except grpc.RpcError as error:

@@ -9,9 +9,11 @@ import sys
 import threading
 from pathlib import Path
 
+from launcher.engines import VISION_MODELS
+from launcher.errors import ServerError
 from launcher.ports import PortInUseError
 from launcher.runtime import RuntimeMissingError, debian_packages, find_runtime
-from launcher.server import REPOSITORY, Options, ServerError, TritonServer
+from launcher.server import REPOSITORY, RESPONSE_CACHE_MB, Options, TritonServer
 
 EXAMPLE = """\
 Ready.
@@ -23,8 +25,9 @@ Ready.
 Try it:
   curl -s http://{server.http_url}/v2/models/generate/generate -d '{{"text_input": "The capital of France is", "max_tokens": 24}}'
   {python} -m client chat --url {server.grpc_url} --message "Why is the sky blue?"
-
+{classify}
 Ctrl-C stops it."""  # noqa: E501
+CLASSIFY = "  {python} -m client classify photo.jpg --url {server.grpc_url}\n"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--metrics-port", type=_port, default=8002, help="0 picks a free one (default: %(default)s)")
     serve.add_argument("--model-repository", type=Path, default=REPOSITORY, help="default: the one of this project")
     serve.add_argument("--model", action="append", dest="models", help="load only this model; may be given repeatedly")
+    serve.add_argument(
+        "--response-cache-mb",
+        type=_size,
+        default=RESPONSE_CACHE_MB,
+        metavar="MB",
+        help="memory for the answers to repeated images; 0 is none (default: %(default)s)",
+    )
     serve.add_argument("--log", type=Path, help="log file (default: a new one in .cache/logs)")
     serve.set_defaults(run=run_serve)
     demo = commands.add_parser("demo", help="start the server on free ports, show it at work, stop it")
@@ -57,6 +67,13 @@ def _port(text: str) -> int:
     return number
 
 
+def _size(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("a size is 0 or more")
+    return number
+
+
 def run_serve(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; 1 if the server ends by itself."""
     stop = threading.Event()
@@ -70,6 +87,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         grpc_port=arguments.grpc_port,
         metrics_port=arguments.metrics_port,
         log=arguments.log,
+        response_cache_mb=arguments.response_cache_mb,
     )
     server = TritonServer(options)
     print(f"Starting the server (log: {server.log}) ...", flush=True)
@@ -77,7 +95,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
         server.start(cancelled=stop.is_set)
         if not stop.is_set():
             python = os.path.relpath(sys.executable) if sys.prefix != sys.base_prefix else "python3"
-            print(EXAMPLE.format(server=server, python=python), flush=True)
+            served = any(model.startswith("classify") for model in server.models())
+            classify = CLASSIFY.format(server=server, python=python) if served else ""
+            print(EXAMPLE.format(server=server, python=python, classify=classify), flush=True)
         while not stop.wait(0.5):
             if not server.is_running():
                 print(server.describe_end(), file=sys.stderr)
@@ -93,7 +113,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """Start the server on free ports and let the demonstration talk to it; its exit code is ours."""
     from launcher import demo  # needs the client libraries, which the other commands do without
 
-    server = TritonServer()
+    everything = TritonServer().models()
+    server = TritonServer(Options(models=[model for model in everything if model not in VISION_MODELS]))
     print(f"Starting the server (log: {server.log}) ...", flush=True)
     with server:
         code = demo.run_demo(server.grpc_url, server.metrics_url)

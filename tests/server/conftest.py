@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.engines import VISION_MODELS
 from launcher.server import Options, TritonServer
 
 
@@ -76,3 +77,11 @@ class TritonPythonModel:
 """
     )
     return repository
+
+
+@pytest.fixture(scope="session")
+def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The classifiers with their ensembles, nothing else. Fails, not skips, without their engines."""
+    log = tmp_path_factory.mktemp("vision") / "server.log"
+    with TritonServer(Options(models=VISION_MODELS, log=log)) as running:
+        yield running

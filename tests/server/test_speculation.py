@@ -12,7 +12,9 @@ import pytest
 from serving import BackgroundStream, idle_reading, stub_pids, wait_until
 
 from client import Client, Parameters, Result, Unsupported
-from launcher.server import ENGINE_MODELS, REPOSITORY, Options, ServerError, TritonServer
+from launcher.engines import ENGINE_MODELS
+from launcher.errors import ServerError
+from launcher.server import REPOSITORY, Options, TritonServer
 
 TOKENS = 56
 ROUNDING = 0.01  # of log-probabilities: on a CPU without AVX-512 the kernels of a wider step round otherwise
