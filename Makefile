@@ -13,7 +13,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision report-vision soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -53,7 +53,7 @@ FP32 := --weights fp32 --kv-cache f32 --dynamic-quantization-group 0 --output .c
 test-engines: engine engine-vision ## the engines that only tests use
 	@$(PY) -m build_engines default $(FP32)
 
-test-unit: engine ## tests without a server; one of them reads the built tokenizer
+test-unit: engine engine-vision ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/unit
 
@@ -77,6 +77,9 @@ bench-batching: engine-vision ## what dynamic batching of images brings, by perf
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality
+
+report-vision: setup ## size, speed and accuracy of the image classifiers' engines, about an hour: docs/vision.md
+	@$(PY) -m build_engines vision-report
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load
