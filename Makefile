@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision bench-slots profile load load-baseline load-gates test-load soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -63,7 +63,7 @@ else
 	@$(PY) -m build_engines default --runtime $(ENGINE) --weights fp32 --kv-cache f32 --output .cache/engines/$(ENGINE)-fp32
 endif
 
-test-unit: engine ## tests without a server; one of them reads the built tokenizer
+test-unit: engine engine-vision ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/unit
 
@@ -91,6 +91,9 @@ profile: engine ## where a step's time goes: docs/operators.md, and a trace of t
 
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality
+
+report-vision: setup ## size, speed and accuracy of the image classifiers' engines, about an hour: docs/vision.md
+	@$(PY) -m build_engines vision-report
 
 LOAD = $(PY) -m perf run $(PROFILE) $(if $(URL),--url $(URL)) $(if $(METRICS_URL),--metrics-url $(METRICS_URL))
 # A server that is given has its engine already.

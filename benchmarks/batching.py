@@ -99,12 +99,14 @@ def ratio(values: Sequence[float], others: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batching", description=__doc__)
     parser.add_argument("--model", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="default: %(default)s")
+    parser.add_argument("--repository", type=Path, default=REPOSITORY, help="default: the one of this project")
     parser.add_argument("--concurrency", type=int, default=16, help="requests at a time (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=320, help="in each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     arguments = parser.parse_args()
     use_huge_pages("benchmarks.batching")
     model, concurrency, count = arguments.model, arguments.concurrency, arguments.requests
+    repository = arguments.repository.resolve()
     program, _ = analyzer.find()
     ways = (
         f"batching, {concurrency} at a time",
@@ -117,10 +119,10 @@ def main() -> None:
     batches: list[float] = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unbatched-")))
-        other = unbatched_repository(REPOSITORY, model, directory)
-        batching = stack.enter_context(TritonServer(Options(models=[model])))
+        other = unbatched_repository(repository, model, directory)
+        batching = stack.enter_context(TritonServer(Options(models=[model], repository=repository)))
         plain = stack.enter_context(TritonServer(Options(models=[model], repository=other)))
-        engine = load_classifier(engine_directory(REPOSITORY, model))
+        engine = load_classifier(engine_directory(repository, model))
         progress = stack.enter_context(Progress(transient=True))
         task = progress.add_task("measuring", total=arguments.rounds + 1)
         for number in range(arguments.rounds + 1):

@@ -23,7 +23,7 @@ def locked(output: Path) -> Iterator[None]:
         BuildError: `output` holds something else than an engine.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(output.parent):
+    with exclusive(output.parent):
         _remove_leftovers(output)
         _require_ours(output)
         yield
@@ -78,7 +78,8 @@ def _remove_leftovers(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold the lock of an existing directory; who comes second waits, and says so."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:

@@ -82,9 +82,10 @@ def _build(arguments: argparse.Namespace) -> None:
         raise BuildError(f"{recipe.name} is an engine for a CPU: --compile is for the recipes of a GPU")
     origin = dataclasses.replace(origin, name=arguments.name or origin.name)
     output = arguments.output or models.output_of(origin.name)
-    manifest = build(origin, recipe, output, force=arguments.force)
+    build(origin, recipe, output, force=arguments.force)
     for architecture in arguments.compile:
         from build_engines.vision.compile_check import compile_for
+        from build_engines.vision.tensorrt_engine import FILE as GRAPH
 
-        with stage(f"compiling {manifest.model_file} for compute capability {architecture}"):
-            compile_for(output / manifest.model_file, architecture)
+        with stage(f"compiling {GRAPH} for compute capability {architecture}"):
+            compile_for(output / GRAPH, architecture)

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from tandem.vision.preprocess import ImageRule, pixels
 
 PACKAGE = "tuxpaint-stamps-default"
 UNLABELLED = -1
+_AMBIGUOUS = {"bow", "carriage", "mouse", "plane", "roundabout"}  # ImageNet means a weapon, a pointing device, a tool
 
 
 def stamps(rule: ImageRule, limit: int | None = None) -> tuple[Images, npt.NDArray[np.int64]]:
@@ -43,9 +45,17 @@ def stamps(rule: ImageRule, limit: int | None = None) -> tuple[Images, npt.NDArr
         for index, path in enumerate(paths):
             with Image.open(path) as image:
                 images[index] = pixels(image, rule)
-            labels[index] = next((classes[name] for name in _names(path) if name in classes), UNLABELLED)
+            labels[index] = label_of(path, classes)
             advance(1)
     return images, labels
+
+
+def label_of(path: Path, classes: Mapping[str, int]) -> int:
+    """The class that a stamp's own name means, or `UNLABELLED`: drawings have none."""
+    if "cartoon" in path.parts:
+        return UNLABELLED
+    known = (classes[name] for name in _names(path) if name in classes and name not in _AMBIGUOUS)
+    return next(known, UNLABELLED)
 
 
 def directory(cache: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""What TensorRT gets: a strongly typed FP16 graph, and one with explicit INT8 Q/DQ pairs.
+"""What TensorRT gets: a strongly typed FP16 graph, and one with explicit INT8 Q/DQ pairs; a plan too where it runs.
 
 TensorRT 11 builds networks as they are typed: FP16 is a graph of FP16 tensors, INT8 a graph with Q/DQ nodes. Pixels
 stay UINT8 at the border and are cast inside; logits leave as FP32.
@@ -13,6 +13,7 @@ from build_engines.errors import BuildError
 from build_engines.progress import quiet
 from build_engines.vision import onnxruntime_engine
 from build_engines.vision.recipes import Material
+from build_engines.vision.tensorrt_plan import write_plan
 
 FILE = "model.onnx"
 
@@ -22,7 +23,7 @@ def fp16(material: Material, directory: Path) -> str:
     import onnx
 
     _save_halved(onnx.load(material.graph), directory / FILE)
-    return FILE
+    return write_plan(directory / FILE, directory) or FILE
 
 
 def int8(material: Material, directory: Path) -> str:
@@ -34,7 +35,7 @@ def int8(material: Material, directory: Path) -> str:
     _save_halved(onnx.load(partial), directory / FILE)
     partial.unlink()
     require_explicit(directory / FILE)
-    return FILE
+    return write_plan(directory / FILE, directory) or FILE
 
 
 def _save_halved(model: Any, path: Path) -> None:

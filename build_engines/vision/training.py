@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from build_engines.errors import BuildError
+from build_engines.output_directory import exclusive
 from build_engines.progress import console, counted, quiet, silence_libraries
 from build_engines.vision import digits
 from tandem.vision.preprocess import ImageRule
@@ -48,7 +49,8 @@ class Plan:
     @property
     def key(self) -> str:
         """Hash over plan and data: equal keys mean equal training."""
-        parts = {**dataclasses.asdict(self), "data": digits.DATA.sha256, "digit": digits.DIGIT, "version": 1}
+        shaping = {name: value for name, value in dataclasses.asdict(self).items() if name != "least_accuracy"}
+        parts = {**shaping, "data": digits.DATA.sha256, "digit": digits.DIGIT, "version": 1}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,9 +63,16 @@ def trained(plan: Plan, cache: Path | None = None) -> Path:
     target = (cache or CACHE) / f"resnet50-digits-{plan.key[:12]}"
     if target.is_dir():
         return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(target.parent):  # nobody trains what somebody else is training
+        if not target.is_dir():
+            _train_into(target, plan)
+    return target
+
+
+def _train_into(target: Path, plan: Plan) -> None:
     silence_libraries()
     network, accuracy = train(plan)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with quiet():
@@ -74,7 +83,6 @@ def trained(plan: Plan, cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     console.print(f"  [green]✓[/] {target.name}: {accuracy:.1%} of {CHECKED} held-out digits read rightly")
-    return target
 
 
 def train(plan: Plan) -> tuple[Any, float]:

@@ -31,7 +31,8 @@ class OpenVinoClassifier:
 
     def infer(self, images: Pixels) -> Logits:
         """See `Classifier.infer`."""
-        tensor = ov.Tensor(checked(images, self.manifest), shared_memory=True)
-        self._request.set_input_tensor(tensor)
+        images = checked(images, self.manifest)
+        # What is read-only cannot be shared with the runtime and is copied.
+        self._request.set_input_tensor(ov.Tensor(images, shared_memory=bool(images.flags.writeable)))
         self._request.infer()
         return np.array(self._request.get_output_tensor().data)  # the runtime's own memory is written to again

@@ -8,6 +8,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
+from build_engines.vision.tensorrt_plan import BATCHES
+from build_engines.vision.tensorrt_plan import FILE as PLAN
 from launcher.engines import CLASSIFIERS, VISION_MODELS
 from launcher.server import REPOSITORY
 from tandem.vision.manifest import INPUT, LABELS_FILE, OUTPUT
@@ -93,7 +95,8 @@ def ensemble_faults(config: ModelConfig) -> list[str]:
 def test_gpu_configuration(model):
     config = read(f"{model}/config.pbtxt")
     assert config.backend == "tensorrt"
-    assert config.default_model_filename == "model.plan"
+    assert config.default_model_filename == f"engine/{PLAN}"
+    assert config.max_batch_size == max(BATCHES)  # that the plan is built for
     assert tensors(config.input) == {INPUT: (DataType.TYPE_UINT8, (224, 224, 3))}
     (output,) = config.output
     assert (output.name, output.data_type) == (OUTPUT, DataType.TYPE_FP32)
