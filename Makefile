@@ -25,8 +25,7 @@ $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
 	@touch $@
 
 engine: setup ## fetch the default model, build its engine and its drafter; quick when up to date
-	@$(PY) -m build_engines default
-	@$(PY) -m build_engines drafter
+	@PY=$(PY) scripts/engines.sh
 
 demo: engine ## start the server, stream answers, show batching, stop
 	@$(PY) -m launcher demo

@@ -4,6 +4,7 @@ from client.asynchronous import AsyncClient, AsyncStream
 from client.errors import (
     Cancelled,
     InvalidRequest,
+    Restricted,
     ServerError,
     TimedOut,
     Unavailable,
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidRequest",
     "Message",
     "Parameters",
+    "Restricted",
     "Result",
     "ServerError",
     "Stream",

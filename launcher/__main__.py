@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from launcher.admin import KEY_VARIABLE, AdminKeyError, admin_key
 from launcher.ports import PortInUseError
 from launcher.runtime import RuntimeMissingError, debian_packages, find_runtime
 from launcher.server import REPOSITORY, Options, ServerError, TritonServer
@@ -41,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--model-repository", type=Path, default=REPOSITORY, help="default: the one of this project")
     serve.add_argument("--model", action="append", dest="models", help="load only this model; may be given repeatedly")
     serve.add_argument("--log", type=Path, help="log file (default: a new one in .cache/logs)")
+    serve.add_argument(
+        "--restrict-admin",
+        action="store_true",
+        help="only clients that send the key in the environment variable "
+        f"{KEY_VARIABLE} may load models, map shared memory, trace and change logging; without that variable, nobody",
+    )
     serve.set_defaults(run=run_serve)
     demo = commands.add_parser("demo", help="start the server on free ports, show it at work, stop it")
     demo.set_defaults(run=run_demo)
@@ -70,6 +77,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         grpc_port=arguments.grpc_port,
         metrics_port=arguments.metrics_port,
         log=arguments.log,
+        admin_key=admin_key(os.environ) if arguments.restrict_admin else None,
     )
     server = TritonServer(options)
     print(f"Starting the server (log: {server.log}) ...", flush=True)
@@ -120,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ServerError, PortInUseError, RuntimeMissingError) as error:
+    except (AdminKeyError, ServerError, PortInUseError, RuntimeMissingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

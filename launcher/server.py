@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from launcher import processes
+from launcher.admin import KEY_VARIABLE, restriction_arguments
 from launcher.ports import choose_ports
 from launcher.runtime import CACHE, PROJECT, Runtime, debian_packages, find_runtime, has_gpu
 
@@ -54,6 +55,7 @@ class Options:
     start_seconds: float = 180.0
     exit_seconds: int = 5  # what Triton waits for requests in flight when it is told to stop
     stop_seconds: float = 15.0  # after that the whole session is killed
+    admin_key: str | None = None  # closes the endpoints of launcher.admin to clients that do not send it; None: open
     arguments: Sequence[str] = ()  # more tritonserver arguments
 
 
@@ -171,6 +173,7 @@ class TritonServer:
         command += [str(runtime.binary), *self._arguments(runtime, models), *options.arguments]
         drain = {"TANDEM_DRAIN_FILE": str(self._drain_file)}
         env = runtime.environment({**os.environ, **drain, **options.env})
+        env.pop(KEY_VARIABLE, None)  # the models have no use for it
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -199,6 +202,8 @@ class TritonServer:
             arguments.append(f"--model-config-name={config_name}")
         if not gpu:
             arguments.append("--allow-gpu-metrics=false")
+        if options.admin_key is not None:
+            arguments += restriction_arguments(options.admin_key)
         return arguments
 
     def _wait_until_ready(self, runtime: Runtime, cancelled: Callable[[], bool]) -> bool:
