@@ -31,9 +31,11 @@ COPY drafters drafters
 COPY model_repository model_repository
 
 # Nobody writes here; what is made goes to volumes, which take over the owner of these directories when they are new.
+# The last line turns the telemetry of OpenVINO's Python packages off.
 RUN useradd --uid 10001 --user-group --home-dir /var/lib/tandem --shell /usr/sbin/nologin tandem && \
     install -d -o tandem -g tandem /var/lib/tandem /var/lib/tandem/model_repository /var/lib/tandem/.cache \
-        /var/lib/tandem/state /var/lib/tandem/kv
+        /var/lib/tandem/state /var/lib/tandem/kv && \
+    mkdir /var/lib/tandem/intel && echo 0 > /var/lib/tandem/intel/openvino_telemetry
 USER 10001:10001
 WORKDIR /var/lib/tandem
 ENV HOME=/var/lib/tandem PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

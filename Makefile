@@ -12,7 +12,7 @@ METRICS_PORT ?= 8002
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-precision soak clean
+.PHONY: help setup engine demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-precision soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -47,11 +47,23 @@ test-engines: engine ## the engines that only tests use
 
 test-unit: engine ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
+	@scripts/docker_tools.sh
 	$(PY) -m pytest -q tests/unit
 
 test-server: test-engines ## tests against the real server
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
+
+test-kernels: setup ## kernels for GPUs in the interpreter, on thousands of rows; fetches 286 MB, takes some ten minutes
+	@scripts/kernel_packages.sh
+	$(PY) -m pytest -q -s tests/unit/test_device_sampling.py tests/device
+
+# torch of `make setup` is a CPU build: a Python with CUDA's torch, numpy, numba, psutil, pytest and pytest-timeout serves.
+PY_GPU ?= $(PY)
+
+test-gpu: setup ## what needs a GPU or Docker: see tests/gpu; PY_GPU=python whose torch uses the GPU
+	@scripts/kernel_packages.sh
+	PYTHONPATH=$(CURDIR) $(PY_GPU) -m pytest -q -rs tests/gpu
 
 bench: engine ## tokens/s against the bare engine, the cost of invariance and of sampling
 	@$(PY) -m benchmarks.serving
