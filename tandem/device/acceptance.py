@@ -6,8 +6,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_NO_TOKEN = tl.constexpr(-1)
-
 
 @triton.jit
 def accept_kernel(
@@ -25,12 +23,13 @@ def accept_kernel(
     start = tl.load(starts + number)
     count = tl.load(starts + number + 1) - start
     places = tl.arange(0, BLOCK)
+    # What is filled in agrees with nothing, nor does -1, the token of a row without a choice.
     token = tl.load(chosen + start + places, mask=places < count, other=-3)
-    draft = tl.load(drafts + start - number + places, mask=places < count - 1, other=-2)
-    agreed = tl.min(tl.where((places >= count - 1) | (token != draft), places, BLOCK), axis=0)
-    ends = token == _NO_TOKEN
+    draft = tl.load(drafts + start - number + places, mask=places < count - 1, other=-4)
+    agreed = tl.min(tl.where(token != draft, places, BLOCK), axis=0)
+    ends = places < 0
     for i in tl.static_range(ENDS):
         ends = ends | (token == tl.load(end_ids + number * ENDS + i))
-    end = tl.min(tl.where(ends & (places < count), places, BLOCK), axis=0)
+    end = tl.min(tl.where(ends, places, BLOCK), axis=0)
     tl.store(accepted + number, agreed)
     tl.store(lengths + number, tl.minimum(agreed, end) + 1)
