@@ -23,6 +23,7 @@ COPY tandem tandem
 COPY build_engines build_engines
 COPY client client
 COPY launcher launcher
+COPY perf perf
 RUN --mount=type=cache,target=/root/.cache/pip \
     INSTALL_PACKAGES=1 scripts/setup.sh && rm -rf /var/lib/apt/lists/*
 COPY docker docker

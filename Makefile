@@ -8,15 +8,22 @@ HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+PROFILE ?= smoke
+# What the server tests serve: openvino or onnxruntime.
+ENGINE ?= openvino
+export ENGINE
+RESPONSE_CACHE_MB ?= 64
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-precision soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision bench-slots profile load load-baseline load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 	@echo 'Variables of serve: HOST=$(HOST) HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)'
+	@echo '                    RESPONSE_CACHE_MB=$(RESPONSE_CACHE_MB), for repeated images'
+	@echo 'Variables of load: PROFILE=$(PROFILE) URL=host:port of gRPC, METRICS_URL=host:port; without URL it starts a server'
 
 setup: $(STAMP) ## create .venv with everything that is pinned
 
@@ -27,11 +34,16 @@ $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
 engine: setup ## fetch the default model, build its engine and its drafter; quick when up to date
 	@PY=$(PY) scripts/engines.sh
 
+engine-vision: setup ## build the image classifiers; `make serve` then serves them too
+	@$(PY) -m build_engines vision resnet50
+	@$(PY) -m build_engines vision efficientnet_lite0
+
 demo: engine ## start the server, stream answers, show batching, stop
 	@$(PY) -m launcher demo
 
 serve: engine ## keep the server running until Ctrl-C
-	@$(PY) -m launcher serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+	@$(PY) -m launcher serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
+		--response-cache-mb $(RESPONSE_CACHE_MB)
 
 test: export INSTALL_PACKAGES := 1
 test: lint test-unit test-server ## everything that must pass before a change goes in
@@ -42,15 +54,20 @@ lint: setup ## ruff and mypy
 
 FP32 := --weights fp32 --kv-cache f32 --dynamic-quantization-group 0 --output .cache/engines/fp32
 
-test-engines: engine ## the engines that only tests use
+test-engines: engine engine-vision ## the engines that only tests use
+ifeq ($(ENGINE),openvino)
 	@$(PY) -m build_engines default $(FP32)
+else
+	@$(PY) -m build_engines default --runtime $(ENGINE) --output .cache/engines/$(ENGINE)
+	@$(PY) -m build_engines default --runtime $(ENGINE) --weights fp32 --kv-cache f32 --output .cache/engines/$(ENGINE)-fp32
+endif
 
 test-unit: engine ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
 	@scripts/docker_tools.sh
 	$(PY) -m pytest -q tests/unit
 
-test-server: test-engines ## tests against the real server
+test-server: test-engines ## tests against the real server; ENGINE=onnxruntime serves that engine
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
 
@@ -76,11 +93,40 @@ bench-speculation: engine ## speed with and without drafters, about an hour: doc
 bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache.svg
 	@$(PY) -m benchmarks.cache
 
+bench-batching: engine-vision ## what dynamic batching of images brings, by perf_analyzer, about ten minutes
+	@$(PY) -m benchmarks.batching
+
+profile: engine ## where a step's time goes: docs/operators.md, and a trace of the torch model
+	@$(PY) -m benchmarks.operators
+	@$(PY) -m benchmarks.torch_trace
+
 bench-precision: engine ## perplexity and speed of the precisions: docs/precision.md
 	@$(PY) -m build_engines quality
 
+LOAD = $(PY) -m perf run $(PROFILE) $(if $(URL),--url $(URL)) $(if $(METRICS_URL),--metrics-url $(METRICS_URL))
+# A server that is given has its engine already.
+LOAD_NEEDS := $(if $(URL),setup,engine)
+
+load: $(LOAD_NEEDS) ## load test with PROFILE by perf_analyzer: report.html in .cache/load
+	@$(LOAD)
+
+load-baseline: $(LOAD_NEEDS) ## the same, kept as what later `make load` is compared with
+	@$(LOAD) --store-baseline
+
+load-gates: engine ## what the comparison promises: a planted regression is flagged, ten reruns are not; one to two hours
+	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
+
+test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache
+	@scripts/test_packages.sh load
+	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py tests/load/test_cache_trace.py
+
+bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO
+	@$(PY) -m build_engines precision-gates
+	@$(PY) -m build_engines default --runtime onnxruntime --output .cache/engines/onnxruntime
+	@$(PY) -m benchmarks.engines
+
 soak: engine ## ten minutes under load
-	$(PY) -m pytest -q -s -m load tests/load
+	$(PY) -m pytest -q -s -m load tests/load/test_soak.py
 
 clean: ## remove engines, downloads, logs and caches; .venv stays
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis model_repository/*/1/engine model_repository/*/1/drafter

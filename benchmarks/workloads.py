@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client import Parameters
-from tests.support import mt_bench
+from perf import mt_bench
 
 COPYING = Path(__file__).with_name("copying.json")
 NAMES = ("mt-bench", "mt-bench-sampled", "copying", "mixed")

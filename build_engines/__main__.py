@@ -12,11 +12,13 @@ from pathlib import Path
 from build_engines import interrupt
 from build_engines.drafting import commands as drafting
 from build_engines.errors import BuildError
-from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, WEIGHTS, Recipe
+from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, RUNTIMES, WEIGHTS, Recipe
+from build_engines.vision import commands as vision
 
 DEFAULT_OUTPUT = Path("model_repository/target/1/engine")
 DRAFT_OUTPUT = Path("model_repository/draft/1/engine")
 DEFAULTS = Recipe()
+CAPABILITIES = ("8.6", "8.9", "12.0")
 _EXAMPLES = """examples:
   python -m build_engines default
       fetch SmolLM2-135M-Instruct and build the engine that the server loads
@@ -30,15 +32,21 @@ _EXAMPLES = """examples:
       which precision is the fastest within 1 % of full quality, on this machine
   python -m build_engines language ~/models/gemma-3-1b-it --output .cache/engines/gemma
       a model directory; a .gguf file works as well
+  python -m build_engines language Qwen/Qwen3-0.6B --runtime onnxruntime --weights int8 --max-length 4096
+      an engine that ONNX Runtime runs, from the ONNX graph that TensorRT compiles too
+  python -m build_engines default --runtime tensorrt --weights fp16
+      does the default model compile for GPUs? (nothing is kept)
   python -m build_engines draft --minutes 30
       train the drafter of the default model again; `drafter` builds its engine, `draft-eval` measures it
+  python -m build_engines vision efficientnet_lite0 --recipe openvino-int8
+      an image classifier
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m build_engines",
-        description="Turn checkpoints into engines: OpenVINO graph, tokenizer and manifest in one directory.",
+        description="Turn checkpoints into engines: graph, tokenizer and manifest in one directory.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -46,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     language = commands.add_parser("language", help="build a language model from a directory, hub id or GGUF file")
     language.add_argument("source", help="Hugging Face directory, hub id (owner/name) or GGUF file")
     _add_recipe(language)
+    language.add_argument("--compute-capability", nargs="+", default=CAPABILITIES, metavar="X.Y", dest="capabilities",
+                          help="GPUs to compile for, with --runtime tensorrt")  # fmt: skip
+    compiles = commands.add_parser(
+        "compile-check",
+        help="compile an ONNX graph with TensorRT for RTX, which needs no GPU",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    compiles.add_argument("graph", type=Path, help=".onnx file")
+    compiles.add_argument("--compute-capability", nargs="+", default=CAPABILITIES, metavar="X.Y", dest="capabilities",
+                          help="GPUs to compile for")  # fmt: skip
     _add_recipe(commands.add_parser("default", help="fetch the default model and build it"))
     pair = commands.add_parser(
         "pair",
@@ -73,7 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--output", type=Path, default=Path("docs/precision.md"), help="Markdown page to write")
     quality.add_argument("--windows", type=int, default=32, help="windows of 512 tokens of text")
     quality.add_argument("--rounds", type=int, default=7, help="turns each engine gets in the speed part")
+    gates = commands.add_parser(
+        "precision-gates",
+        help="perplexity of the ONNX engines in fp32, fp16 and int8; fails if one is too far from fp32",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    gates.add_argument("source", nargs="?", help="as for `language` (default: the default model)")
+    gates.add_argument("--windows", type=int, default=16, help="windows of 512 tokens of text")
     drafting.add_parsers(commands)
+    vision.add_parsers(commands)
     return parser
 
 
@@ -82,14 +108,19 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory of the engine")
     parser.add_argument("--name", help="name in the manifest (default: from the source)")
     parser.add_argument("--force", action="store_true", help="build even if the engine is up to date")
+    parser.add_argument("--runtime", choices=RUNTIMES, default=DEFAULTS.runtime,
+                        help="what runs the engine, in KV blocks on openvino, in slots on onnxruntime; for "
+                        "tensorrt it is only checked that the graph compiles")  # fmt: skip
+    parser.add_argument("--max-length", type=int, default=DEFAULTS.length, metavar="N",
+                        help="tokens of the longest text, which each KV slot has room for")  # fmt: skip
     parser.add_argument("--weights", choices=WEIGHTS, default=DEFAULTS.weights, help="precision of the weights")
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULTS.group_size,
                         help="weights that share a scale, for int4")  # fmt: skip
     parser.add_argument("--symmetric", action="store_true", help="int4 without zero points: less exact")
     parser.add_argument("--activations", choices=ACTIVATIONS, default=DEFAULTS.activations,
-                        help="precision of the arithmetic, chosen at load")  # fmt: skip
+                        help="precision of the arithmetic, chosen at load (openvino only)")  # fmt: skip
     parser.add_argument("--kv-cache", choices=KV_CACHE, default=DEFAULTS.kv_cache,
-                        help="precision of the KV cache, chosen at load; bf16 needs bf16 activations")  # fmt: skip
+                        help="precision of the KV cache, on openvino chosen at load; f32 or f16 elsewhere")  # fmt: skip
     parser.add_argument("--dynamic-quantization-group", type=int, metavar="N",
                         default=DEFAULTS.dynamic_quantization_group,
                         help="activations that share a scale when quantized on the fly; 0 turns that off")  # fmt: skip
@@ -103,6 +134,12 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         return
     if arguments.command in drafting.COMMANDS:
         drafting.run(arguments)
+        return
+    if arguments.command == "compile-check":
+        _compile_check(arguments.graph, arguments.capabilities)
+        return
+    if arguments.command in vision.COMMANDS:
+        vision.run(arguments)
         return
     from build_engines.language import build, checkpoint_of
     from build_engines.source import resolve
@@ -119,13 +156,33 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     if arguments.command == "checkpoint":
         print(checkpoint_of(source))
         return
+    if arguments.command == "precision-gates":
+        from build_engines.precision_gates import run as run_gates
+
+        run_gates(source, arguments.windows)
+        return
     if arguments.command == "quality":
         from build_engines.quality import run
 
         command = shlex.join(["python", "-m", "build_engines", *argv])
         run(source, arguments.output, arguments.windows, arguments.rounds, command)
         return
-    build(source, arguments.output, _recipe(arguments), name=arguments.name, force=arguments.force)
+    recipe = _recipe(arguments)
+    if recipe.runtime == "tensorrt":
+        from build_engines.language_tensorrt import check
+
+        check(source, recipe, getattr(arguments, "capabilities", CAPABILITIES))
+        return
+    build(source, arguments.output, recipe, name=arguments.name, force=arguments.force)
+
+
+def _compile_check(graph: Path, capabilities: Sequence[str]) -> None:
+    from build_engines.compile_check import compile_check
+
+    if not graph.is_file():
+        raise BuildError(f"{graph} is no file; give it the path of an .onnx file")
+    for capability, size in compile_check(graph, capabilities).items():
+        print(f"{graph} compiles for compute capability {capability}: {size / 1e6:.1f} MB")
 
 
 def _pair(arguments: argparse.Namespace) -> None:
@@ -146,6 +203,8 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         activations=arguments.activations,
         kv_cache=arguments.kv_cache,
         dynamic_quantization_group=arguments.dynamic_quantization_group,
+        runtime=arguments.runtime,
+        length=arguments.max_length,
     )
 
 

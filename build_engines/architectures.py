@@ -25,8 +25,14 @@ def require_supported(model_type: str) -> None:
 def adapted(recipe: Recipe, model_type: str) -> Recipe:
     """`recipe` with the run-time settings that the architecture insists on.
 
-    Gemma 2 caps its attention scores; the engine computes that in f32 (tandem/engines/softcap.py).
+    Gemma 2 caps its attention scores; the engine computes that in f32 (tandem/engines/softcap.py). In an ONNX
+    graph activations are f32, or f16 where the weights are, and nothing is chosen at load.
     """
+    if recipe.is_onnx:
+        in_half = recipe.weights == "fp16" or recipe.runtime == "tensorrt"
+        kv_cache = "f16" if in_half else recipe.kv_cache
+        activations = "f16" if in_half else "f32"
+        return dataclasses.replace(recipe, activations=activations, kv_cache=kv_cache, dynamic_quantization_group=0)
     if model_type != "gemma2":
         return recipe
     return dataclasses.replace(recipe, activations="f32", kv_cache="f32")

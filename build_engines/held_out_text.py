@@ -6,11 +6,11 @@ part of an engine: no weight is calibrated on it.
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+from build_engines.debian import unpack
 from build_engines.errors import BuildError
 from build_engines.progress import stage
 
@@ -40,22 +40,11 @@ def handbook(cache: Path = CACHE) -> str:
 
 
 def _unpack(directory: Path) -> list[Path]:
-    _run(["apt-get", "download", PACKAGE], directory)
-    _run(["dpkg-deb", "-x", next(directory.glob("*.deb")).name, "."], directory)
+    unpack(PACKAGE, directory)
     pages = sorted((directory / "usr/share/doc" / PACKAGE / "html/en-US").glob("sect.*.html"))
     if not pages:
         raise BuildError(f"the package {PACKAGE} holds no English sections where they used to be")
     return pages
-
-
-def _run(command: list[str], directory: Path) -> None:
-    try:
-        subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise BuildError(f"{command[0]} is not there: the text for measuring is a Debian package") from None
-    except subprocess.CalledProcessError as error:
-        reason = error.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise BuildError(f"{' '.join(command)} failed: {reason[0]} (try apt-get update)") from None
 
 
 def html_to_text(page: str) -> str:

@@ -1,18 +1,13 @@
-"""Language model to engine directory: IR, tokenizer and manifest, complete or not there at all."""
+"""Language model to engine directory: graph, tokenizer and manifest, complete or not there at all."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from build_engines.architectures import adapted, require_supported
 from build_engines.errors import BuildError
+from build_engines.output_directory import locked, replaced
 from build_engines.progress import console, quiet, silence_libraries, stage
 from build_engines.recipe import Recipe
 from build_engines.source import Source
@@ -27,21 +22,16 @@ def build(source: Source, output: Path, recipe: Recipe, *, name: str | None = No
     An engine that is there with the same build key, and undamaged, is kept; if only run-time settings differ, only
     the manifest is written. Raises `BuildError`; whatever happens, `output` holds the old engine or the new one.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(output.parent):
-        _remove_leftovers(output)
-        _require_ours(output)
+    if recipe.runtime == "tensorrt":
+        raise BuildError(
+            "this version writes no TensorRT engines; `language SOURCE --runtime tensorrt` checks that one compiles"
+        )
+    with locked(output):
         if not force and (kept := _keep(source, output, recipe)):
             return kept
         console.print(f"building [bold]{output}[/] from {source.name}, {recipe.weights_label}")
-        temporary = output.with_name(f".{output.name}.build-{os.getpid()}")
-        temporary.mkdir()
-        try:
-            with _disk_errors(output.parent):
-                manifest = _build_into(temporary, source, recipe, name)
-            _replace(temporary, output)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with replaced(output) as temporary:
+            manifest = _build_into(temporary, source, recipe, name)
     size = sum(item.stat().st_size for item in output.iterdir()) / 1e6
     console.print(f"  [green]✓[/] {output}: {size:.0f} MB, {manifest.weights} weights, {manifest.architecture}")
     return manifest
@@ -87,11 +77,13 @@ def _keep(source: Source, output: Path, recipe: Recipe) -> Manifest | None:
 def _build_into(directory: Path, source: Source, recipe: Recipe, name: str | None) -> Manifest:
     silence_libraries()
     with stage("loading the libraries"), quiet():
-        import nncf  # noqa: F401
-        import optimum.intel  # noqa: F401
+        if not recipe.is_onnx:
+            import nncf  # noqa: F401
+            import optimum.intel  # noqa: F401
         import torch  # noqa: F401
     from build_engines.describe import describe, write_tokenizer_files
     from build_engines.export import export, load_config
+    from build_engines.language_onnx import export_onnx
 
     checkpoint = checkpoint_of(source)
     config = load_config(checkpoint)
@@ -99,66 +91,7 @@ def _build_into(directory: Path, source: Source, recipe: Recipe, name: str | Non
     recipe = adapted(recipe, config.model_type)
     with stage("writing the tokenizer"), quiet():
         write_tokenizer_files(checkpoint, directory)
-    export(checkpoint, directory, recipe)
+    (export_onnx if recipe.is_onnx else export)(checkpoint, directory, recipe)
     manifest = describe(directory, source, recipe, config, name)
     manifest.write(directory)
     return manifest
-
-
-def _require_ours(output: Path) -> None:
-    """Raise `BuildError` if something else than an engine would be replaced."""
-    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
-    if not empty and not (output / FILE_NAME).is_file():
-        raise BuildError(f"{output} exists and holds no engine; choose another --output or remove it")
-
-
-def _replace(new: Path, output: Path) -> None:
-    """Put the finished directory in place; on failure the old one is put back."""
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
-    if output.exists():
-        os.rename(output, old)
-    try:
-        os.rename(new, output)
-    except BaseException:
-        if old.exists():
-            os.rename(old, output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove what a killed build left behind; the lock says that nobody is building here now."""
-    for leftover in output.parent.glob(f".{output.name}.build-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for old in output.parent.glob(f".{output.name}.old-*"):
-        if output.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, output)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory, so that two builds of one engine run one after the other."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with stage("waiting for another build to finish"):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _disk_errors(directory: Path) -> Iterator[None]:
-    """Name a full disk as what it is: the runtime's own writer only says that it failed."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(directory).free
-        if getattr(error, "errno", None) == errno.ENOSPC or free < 16 << 20:
-            raise BuildError(f"the disk that holds {directory} is full: {free / 1e6:.0f} MB free") from error
-        raise

@@ -9,14 +9,22 @@ from importlib import metadata
 
 from build_engines.errors import BuildError
 
-WEIGHTS = ("fp32", "bf16", "int8", "int4")
+RUNTIMES = {  # and the precisions of weights that each is built with
+    "openvino": ("fp32", "bf16", "int8", "int4"),
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp16", "int8"),
+}
+WEIGHTS = ("fp32", "fp16", "bf16", "int8", "int4")
 ACTIVATIONS = ("f32", "bf16")
 KV_CACHE = ("f32", "f16", "bf16", "u8")
 GROUP_SIZES = (32, 64, 128)
 
 # Raise it when a change of this package changes the engines it writes.
 BUILDER_VERSION = 1
+CONTRACT_VERSION = 1  # the same for the ONNX export alone
 _TOOLS = ("openvino", "nncf", "optimum-intel", "transformers", "torch")
+_ONNX_TOOLS = ("onnx", "transformers", "torch")
+_LENGTH_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +39,40 @@ class Recipe:
     activations: str = "f32"
     kv_cache: str = "f16"
     dynamic_quantization_group: int = 64
+    runtime: str = "openvino"
+    length: int = 2048
+    """Tokens of the longest text, where the KV cache has slots; OpenVINO's blocks need no bound."""
 
     def __post_init__(self) -> None:
         for value, known, what in (
             (self.weights, WEIGHTS, "weights"),
-            (self.activations, ACTIVATIONS, "activations"),
+            (self.activations, (*ACTIVATIONS, *(["f16"] if self.is_onnx else [])), "activations"),
             (self.kv_cache, KV_CACHE, "KV cache"),
         ):
             if value not in known:
                 raise BuildError(f"precision {value} of the {what} is not known; choose one of {', '.join(known)}")
+        if self.runtime not in RUNTIMES:
+            raise BuildError(f"runtime {self.runtime} is not known; choose one of {', '.join(RUNTIMES)}")
+        if self.weights not in RUNTIMES[self.runtime]:
+            raise BuildError(
+                f"{self.weights} weights are not built for {self.runtime}; choose one of "
+                f"{', '.join(RUNTIMES[self.runtime])}"
+            )
+        if self.length < _LENGTH_STEP or self.length % _LENGTH_STEP:
+            raise BuildError(f"max length {self.length}: it must be a multiple of {_LENGTH_STEP}")
+        if self.is_onnx and self.kv_cache not in ("f32", "f16"):
+            raise BuildError(f"a KV cache in {self.kv_cache} is for openvino only; choose f32 or f16")
         if self.kv_cache == "bf16" and self.activations != "bf16":
             raise BuildError("a bf16 KV cache needs bf16 activations: the CPU runtime refuses it with f32")
         if self.group_size not in GROUP_SIZES:
             raise BuildError(f"group size {self.group_size}: choose one of {', '.join(map(str, GROUP_SIZES))}")
         if self.dynamic_quantization_group < 0:
             raise BuildError(f"dynamic quantization group {self.dynamic_quantization_group}: it must not be negative")
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the engine is an ONNX graph with KV slots: see build_engines.language_contract."""
+        return self.runtime != "openvino"
 
     @property
     def weights_label(self) -> str:
@@ -56,6 +83,13 @@ class Recipe:
 
     def build_key(self, source_sha256: str) -> str:
         """Hash over everything that the engine's files depend on; run-time settings are not among them."""
-        tools = {tool: metadata.version(tool) for tool in _TOOLS}
+        tools = {tool: metadata.version(tool) for tool in (_ONNX_TOOLS if self.is_onnx else _TOOLS)}
         parts = {"builder": BUILDER_VERSION, "source": source_sha256, "weights": self.weights_label, "tools": tools}
+        if self.is_onnx:
+            parts |= {
+                "runtime": self.runtime,
+                "length": self.length,
+                "kv_cache": self.kv_cache,
+                "contract": CONTRACT_VERSION,
+            }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
-"""Client library and command line for the generate model."""
+"""Client library and command line."""
 
 from client.asynchronous import AsyncClient, AsyncStream
+from client.classification import Label
 from client.errors import (
     Cancelled,
     InvalidRequest,
@@ -22,6 +23,7 @@ __all__ = [
     "Chunk",
     "Client",
     "InvalidRequest",
+    "Label",
     "Message",
     "Parameters",
     "Restricted",

@@ -1,4 +1,4 @@
-"""The command line: `python -m client generate|chat|compare|status|cache`."""
+"""The command line: `python -m client generate|chat|compare|classify|status|cache`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from client.arguments import build_parser, parameters_from
 from client.cache import run_cache
 from client.chat import run_chat
+from client.classify import run_classify
 from client.compare import run_compare
 from client.errors import InvalidRequest, ServerError, Unreachable
 from client.output import as_json, summary, write_stream
@@ -63,7 +64,7 @@ def _print_samples(results: Sequence[Result], json: bool) -> None:
             print(f"{index} of {len(results)} {summary(result)}\n", file=sys.stderr)
 
 
-_WITHOUT_REQUEST = {"status": run_status, "cache": run_cache}
+_WITHOUT_REQUEST = {"classify": run_classify, "status": run_status, "cache": run_cache}
 
 
 def raise_interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
@@ -81,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 after an error of the server or if a comparison finds a difference, 2 after a wrong value, 3 if there is
-        no server, 130 after Ctrl-C.
+        0; 1 after an error of the server, or if a comparison finds a difference or one of many images fails; 2 after a
+        wrong value, 3 if there is no server, 130 after Ctrl-C.
     """
     options = build_parser().parse_args(arguments)
     try:

@@ -7,6 +7,7 @@ import math
 from typing import Any, cast
 
 from client.channel import DEFAULT_URL
+from client.classification import MODEL, PHOTO_MODEL
 from client.metrics import DEFAULT_METRICS_URL
 from client.request import TENSORS, Parameters
 
@@ -19,6 +20,8 @@ examples:
   python -m client chat
   python -m client chat --message "Name three rivers." --system "You are brief."
   python -m client compare --chat "Repeat this: one two three one two three" --max-tokens 32
+  python -m client classify photo.jpg
+  python -m client classify ~/Pictures --model classify_imagenet --top-k 3 --json
   python -m client status --watch
   python -m client cache
 """
@@ -132,6 +135,29 @@ def build_parser() -> argparse.ArgumentParser:
         "--rounds", type=_count, default=3, metavar="N", help="answers each way (default: %(default)s)"
     )
     _add_request(compare)
+
+    classify = commands.add_parser(
+        "classify",
+        help="what is in pictures",
+        description="Name the likeliest classes of pictures. Files that fail are reported and do not stop the rest.",
+        epilog=_EXAMPLES,
+        formatter_class=raw,
+    )
+    classify.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image file, or folder with all below it; - is standard input"
+    )
+    classify.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"{MODEL} (ResNet-50) or {PHOTO_MODEL} (EfficientNet-Lite0); default: the latter, if the server has it",
+    )
+    classify.add_argument("--top-k", type=_count, metavar="N", help="classes to name (default: the server's, 5)")
+    classify.add_argument("--json", action="store_true", help="print one JSON object for each file, a line each")
+    classify.add_argument(
+        "--concurrency", type=_count, default=8, metavar="N", help="images under way at a time (default: %(default)s)"
+    )
+    classify.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give an image up after this")
+    _add_url(classify)
 
     status = commands.add_parser(
         "status",

@@ -148,6 +148,7 @@ class AsyncClient:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> AsyncStream:
         """Send a request and return its responses as they come; arguments as for `Client.stream`.
@@ -156,7 +157,7 @@ class AsyncClient:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout, parameters.get("num_return_sequences") or 1)
+        return self._send(request, timeout, affinity, parameters.get("num_return_sequences") or 1)
 
     async def generate(
         self,
@@ -164,6 +165,7 @@ class AsyncClient:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Result:
         """Send a request and wait for the whole answer, which comes as one response.
@@ -172,7 +174,7 @@ class AsyncClient:
             ServerError: the request failed.
         """
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
-        return await self._send(request, timeout).result()
+        return await self._send(request, timeout, affinity).result()
 
     async def samples(
         self,
@@ -181,6 +183,7 @@ class AsyncClient:
         count: int,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> list[Result]:
         """Send a request for several answers to one prompt, and wait for all of them.
@@ -197,11 +200,14 @@ class AsyncClient:
             ServerError: the request failed.
         """
         parameters["num_return_sequences"] = count
-        return await self.stream(prompt, messages=messages, timeout=timeout, **parameters).results()
+        return await self.stream(prompt, messages=messages, timeout=timeout, affinity=affinity, **parameters).results()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, sequences: int = 1) -> AsyncStream:
+    def _send(
+        self, request: service_pb2.ModelInferRequest, timeout: float | None, affinity: str | None, sequences: int = 1
+    ) -> AsyncStream:
         collector = Collector(sequences)  # its clock starts before the request leaves
-        return AsyncStream(self._stream(request, timeout=channel.deadline(timeout)), collector)
+        call = self._stream(request, timeout=channel.deadline(timeout), metadata=channel.metadata(affinity))
+        return AsyncStream(call, collector)
 
     async def close(self) -> None:
         """Close the connection; requests under way are cancelled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from grpc.experimental import ChannelOptions
@@ -39,3 +40,16 @@ DEADLINE_GRACE_S = 1.0
 def deadline(timeout: float | None) -> float | None:
     """The client's deadline in seconds for a request with this timeout."""
     return None if timeout is None else timeout + DEADLINE_GRACE_S
+
+
+AFFINITY_HEADER = "x-tandem-affinity"
+
+
+def metadata(affinity: str | None) -> tuple[tuple[str, str], ...] | None:
+    """The header by which a load balancer keeps requests together (scale_out/haproxy.cfg); servers ignore it.
+
+    A hash, because a header holds no arbitrary text, and what names a conversation may be nobody else's business.
+    """
+    if affinity is None:
+        return None
+    return ((AFFINITY_HEADER, hashlib.sha256(affinity.encode()).hexdigest()[:32]),)

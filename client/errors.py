@@ -73,8 +73,10 @@ def error_from_status(status: str, message: str) -> ServerError:
 
 
 def error_from_rpc(error: grpc.RpcError) -> ServerError:
-    """The typed error for a failed call of grpc or grpc.aio."""
-    return error_from_status(error.code().name, error.details() or "no details")
+    """The typed error for a failed call of grpc or grpc.aio. What Triton writes in front of a model's message goes."""
+    details = error.details() or "no details"
+    marked = _MARKED.search(details)
+    return error_from_status(error.code().name, marked.group(2) if marked else details)
 
 
 def error_from_message(message: str) -> ServerError:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from client import channel
+from client.classification import MODEL, Label, build_classification, read_labels
 from client.errors import ServerError, error_from_rpc
 from client.request import Message, Parameters, build_request
 from client.response import Chunk, Collector, Result, Timing
@@ -139,6 +140,7 @@ class Client:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Stream:
         """Send a request and return its responses as they come.
@@ -147,13 +149,15 @@ class Client:
             prompt: raw text to continue.
             messages: a chat to answer, instead of a prompt.
             timeout: seconds for the whole request.
+            affinity: what names the conversation, or the text that requests begin with: a load balancer sends those
+                with the same affinity to the same server, whose KV cache then has their beginning.
             parameters: see `Parameters`.
 
         Raises:
             InvalidRequest: a value does not fit its field; other errors are raised by the iteration.
         """
         request = build_request(prompt, messages, parameters, stream=True, timeout=timeout, model=self.model)
-        return self._send(request, timeout, parameters.get("num_return_sequences") or 1)
+        return self._send(request, timeout, affinity, parameters.get("num_return_sequences") or 1)
 
     def generate(
         self,
@@ -161,6 +165,7 @@ class Client:
         *,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Result:
         """Send a request and wait for the whole answer, which comes as one response.
@@ -171,7 +176,7 @@ class Client:
             ServerError: the request failed.
         """
         request = build_request(prompt, messages, parameters, stream=False, timeout=timeout, model=self.model)
-        return self._send(request, timeout).result()
+        return self._send(request, timeout, affinity).result()
 
     def samples(
         self,
@@ -180,6 +185,7 @@ class Client:
         count: int,
         messages: Sequence[Message] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> list[Result]:
         """Send a request for several answers to one prompt, and wait for all of them.
@@ -196,11 +202,14 @@ class Client:
             ServerError: the request failed.
         """
         parameters["num_return_sequences"] = count
-        return self.stream(prompt, messages=messages, timeout=timeout, **parameters).results()
+        return self.stream(prompt, messages=messages, timeout=timeout, affinity=affinity, **parameters).results()
 
-    def _send(self, request: service_pb2.ModelInferRequest, timeout: float | None, sequences: int = 1) -> Stream:
+    def _send(
+        self, request: service_pb2.ModelInferRequest, timeout: float | None, affinity: str | None, sequences: int = 1
+    ) -> Stream:
         collector = Collector(sequences)  # its clock starts before the request leaves
-        return Stream(self._stream(request, timeout=channel.deadline(timeout)), collector)
+        call = self._stream(request, timeout=channel.deadline(timeout), metadata=channel.metadata(affinity))
+        return Stream(call, collector)
 
     def server_ready(self, timeout: float = 5.0) -> bool:
         """Whether the server and all its models are ready.
@@ -235,6 +244,27 @@ class Client:
         index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout, headers)
         return {model.name: model.state or "UNLOADED" for model in index.models}
 
+    def classify(
+        self, image: bytes, *, top_k: int | None = None, model: str = MODEL, timeout: float | None = None
+    ) -> tuple[Label, ...]:
+        """What is in a picture.
+
+        Args:
+            image: the bytes of a JPEG, PNG, WebP or GIF file, of any size and colour mode.
+            top_k: how many classes to name; None: as many as the server does by itself.
+            model: `classify` or `classify_imagenet`.
+            timeout: seconds for the whole request.
+
+        Returns:
+            The likeliest classes, the likeliest first.
+
+        Raises:
+            InvalidRequest: it is not an image, damaged or too large; the message says which.
+            ServerError: the request failed otherwise.
+        """
+        request = build_classification(image, top_k, timeout=timeout, model=model)
+        return read_labels(self._ask(self._stub.ModelInfer, request, channel.deadline(timeout)))
+
     def infer(self, model: str, name: str, data: npt.NDArray[np.uint8], timeout: float = 30.0) -> None:
         """Send one UINT8 tensor to a model of the server, and wait for its answer, which is not read.
 
@@ -245,7 +275,7 @@ class Client:
         request.inputs.add(name=name, datatype="UINT8", shape=data.shape)
         self._ask(self._stub.ModelInfer, request, timeout)
 
-    def _ask(self, method: Any, request: Any, timeout: float, headers: Sequence[tuple[str, str]] = ()) -> Any:
+    def _ask(self, method: Any, request: Any, timeout: float | None, headers: Sequence[tuple[str, str]] = ()) -> Any:
         try:
             return method(request, timeout=timeout, metadata=headers)
         except grpc.RpcError as error:

@@ -44,6 +44,7 @@ class Runtime:
     backends: Path  # for --backend-directory
     library_path: tuple[Path, ...] = ()  # goes to the front of LD_LIBRARY_PATH
     origin: str = ""  # in words, for logs
+    caches: Path | None = None  # for --cache-directory; None: this server brings no response cache
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """`base` plus what the server and its Python stubs need.
@@ -100,7 +101,8 @@ def find_runtime(env: Mapping[str, str] | None = None, cache: Path = CACHE) -> R
     if installed:
         binary = Path(installed).resolve()
         backends = binary.parent.parent / "backends"  # /opt/tritonserver/{bin,backends} in the container
-        return Runtime(binary, backends, origin=f"installed server {binary}")
+        caches = _caches(binary.parent.parent)
+        return Runtime(binary, backends, origin=f"installed server {binary}", caches=caches)
     return _wheel_runtime(cache)
 
 
@@ -121,7 +123,14 @@ def _wheel_runtime(cache: Path) -> Runtime:
         backends=_assemble_backends(server / "backends" / "python", stub, cache, f"{version}-py{python}"),
         library_path=(package.parent / "nvidia_pytriton.libs", *_libpython_directory()),
         origin=f"tritonserver of nvidia-pytriton {version}",
+        caches=_caches(server),
     )
+
+
+def _caches(server: Path) -> Path | None:
+    """The directory of response caches in a server's installation, if it has the local one."""
+    caches = server / "caches"
+    return caches if (caches / "local").is_dir() else None
 
 
 def _libpython_directory() -> tuple[Path, ...]:

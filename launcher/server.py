@@ -18,25 +18,19 @@ from types import TracebackType
 
 from launcher import processes
 from launcher.admin import KEY_VARIABLE, restriction_arguments
+from launcher.engines import check_engines, loadable_models
+from launcher.errors import ServerError
 from launcher.ports import choose_ports
 from launcher.runtime import CACHE, PROJECT, Runtime, debian_packages, find_runtime, has_gpu
 
 REPOSITORY = PROJECT / "model_repository"
-ENGINE_MODELS = ("target",)  # models that cannot load without a built engine
-OPTIONAL_MODELS = ("draft",)  # models that are loaded only if there is an engine of them
 DRAINING_MODEL = "generate"
+RESPONSE_CACHE_MB = 64
 _START_ATTEMPTS = 3
 _DRAIN_SECONDS = 3.0
 _KILL_SECONDS = 5.0
-_HARMLESS = ("CudaDriverHelper has not been initialized",)  # logged as errors on every machine without a GPU
-
-
-class ServerError(RuntimeError):
-    """The server did not start; the message holds the relevant part of its log."""
-
-
-class EngineMissingError(ServerError):
-    """A model's engine has not been built; the message names the command that builds it."""
+# Logged as errors on every machine without a GPU.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream for")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +38,7 @@ class Options:
     """What to serve, and where. A port of 0 picks a free one; everything binds to loopback by default."""
 
     repository: Path = REPOSITORY
-    models: Sequence[str] | None = None  # None: every model in the repository
+    models: Sequence[str] | None = None  # None: every model in the repository that can be loaded
     host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
@@ -56,6 +50,7 @@ class Options:
     exit_seconds: int = 5  # what Triton waits for requests in flight when it is told to stop
     stop_seconds: float = 15.0  # after that the whole session is killed
     admin_key: str | None = None  # closes the endpoints of launcher.admin to clients that do not send it; None: open
+    response_cache_mb: int = RESPONSE_CACHE_MB  # for whole answers of the models that have a response cache; 0: none
     arguments: Sequence[str] = ()  # more tritonserver arguments
 
 
@@ -156,9 +151,7 @@ class TritonServer:
         repository = self.options.repository
         if not repository.is_dir():
             raise ServerError(f"there is no model repository at {repository}")
-        environment = {**os.environ, **self.options.env}
-        models = sorted(entry.name for entry in repository.iterdir() if entry.is_dir())
-        return [name for name in models if name not in OPTIONAL_MODELS or has_engine(repository, name, environment)]
+        return loadable_models(repository, {**os.environ, **self.options.env})
 
     def _launch(self, runtime: Runtime, models: Sequence[str]) -> None:
         self._shm_prefix = f"tandem_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
@@ -204,6 +197,9 @@ class TritonServer:
             arguments.append("--allow-gpu-metrics=false")
         if options.admin_key is not None:
             arguments += restriction_arguments(options.admin_key)
+        if options.response_cache_mb and runtime.caches is not None:
+            arguments.append(f"--cache-directory={runtime.caches}")
+            arguments.append(f"--cache-config=local,size={options.response_cache_mb << 20}")
         return arguments
 
     def _wait_until_ready(self, runtime: Runtime, cancelled: Callable[[], bool]) -> bool:
@@ -304,23 +300,6 @@ class TritonServer:
         while self._drain_file.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         self._drain_file.unlink(missing_ok=True)
-
-
-def check_engines(repository: Path, models: Sequence[str], env: Mapping[str, str]) -> None:
-    """Raise EngineMissingError for the first of `models` that needs an engine and has none."""
-    for model in models:
-        if model in ENGINE_MODELS and (repository / model).is_dir() and not has_engine(repository, model, env):
-            directory = engine_directory(repository, model, env)
-            raise EngineMissingError(f"model {model!r} has no engine in {directory}: build it with `make engine`")
-
-
-def engine_directory(repository: Path, model: str, env: Mapping[str, str]) -> Path:
-    """Where a model's engine is: `TANDEM_<MODEL>_ENGINE` in `env` replaces `<repository>/<model>/1/engine`."""
-    return repository / model / "1" / env.get(f"TANDEM_{model.upper()}_ENGINE", "engine")
-
-
-def has_engine(repository: Path, model: str, env: Mapping[str, str]) -> bool:
-    return (engine_directory(repository, model, env) / "manifest.json").is_file()
 
 
 def log_extract(log: str, lines: int = 40) -> str:

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# What only tests need: a Redis server. INSTALL_PACKAGES=1 lets root install it; without it those tests are skipped.
+# What only tests need: Redis and Prometheus, and with the argument `load` HAProxy. INSTALL_PACKAGES=1 lets root install
+# it; without it the tests are skipped.
 set -euo pipefail
 
-command -v redis-server >/dev/null && exit 0
+missing=()
+command -v redis-server >/dev/null || missing+=(redis-server)
+command -v promtool >/dev/null || missing+=(prometheus)
+[[ ${1:-} != load || -x /usr/sbin/haproxy ]] || missing+=(haproxy)
+((${#missing[@]})) || exit 0
 if [[ ${INSTALL_PACKAGES:-0} == 1 && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-    echo "tests: installing redis-server"
-    # Of runlevel 1, so that the package starts no server of its own.
+    echo "tests: installing ${missing[*]}"
+    # Of runlevel 1, so that the packages start no servers of their own.
     apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends redis-server >/dev/null && exit 0
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null && exit 0
 fi
-echo "tests: redis-server is missing, its tests are skipped; install it with: apt-get install redis-server"
+echo "tests: missing, and the tests that need them skipped: ${missing[*]}; install with: apt-get install ${missing[*]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tandem.kv_cache import KvCache
+from tandem.sequence_cache import SequenceCache
 from tandem.tiers import TIERS
 
 CACHE_COUNTERS = ("queried_tokens", "evicted_blocks", "copied_blocks", "resets")
@@ -14,7 +14,7 @@ TIER_COUNTERS = ("hit_tokens", "restored_blocks", "stored_blocks", "faults")  # 
 TIER_GAUGES = ("bytes",)  # with these behind them
 
 
-def cache_array(cache: KvCache) -> npt.NDArray[np.int64]:
+def cache_array(cache: SequenceCache) -> npt.NDArray[np.int64]:
     """int64 [6]: `CACHE_COUNTERS`, then `CACHE_GAUGES`."""
     return np.array([getattr(cache, name) for name in (*CACHE_COUNTERS, *CACHE_GAUGES)], np.int64)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from tandem.engines import Engine
-from tandem.kv_cache import KvCache
+from tandem.sequence_cache import SequenceCache, cache_of
 from tandem.settings import TargetSettings
 from tandem.tiers import BlockStore, HostTier, TierStack
 
 
-def build_cache(engine: Engine, settings: TargetSettings) -> KvCache:
-    """The cache of the target's blocks.
+def build_cache(engine: Engine, settings: TargetSettings) -> SequenceCache:
+    """The cache of the target's K and V.
 
     Raises:
-        ValueError: `redis_url` is none.
+        ValueError: `redis_url` is none, or the engine's memory cannot have tiers.
     """
     stores: list[BlockStore] = []
     identity = engine.identity.encode()
@@ -28,11 +28,10 @@ def build_cache(engine: Engine, settings: TargetSettings) -> KvCache:
         from tandem.redis_tier import RedisTier
 
         stores.append(RedisTier(settings.redis_url, identity))
-    return KvCache(
-        engine.num_blocks,
-        engine.block_size,
-        engine if settings.prefix_cache else None,
-        TierStack(stores),
+    return cache_of(
+        engine,
+        reuse=bool(settings.prefix_cache),
+        tiers=TierStack(stores),
         tell_answers_apart=not settings.cache_answers,
         most_pinned=int(engine.num_blocks * settings.pinned_share),
     )

@@ -17,9 +17,11 @@ import numpy.typing as npt
 
 from tandem.cache_counts import cache_array
 from tandem.engines import Engine, Row
-from tandem.kv_cache import BlockTable, KvCache, OutOfBlocks
+from tandem.kv_cache import BlockTable, OutOfBlocks
 from tandem.prefix_index import root_key
 from tandem.sampling import NO_TOKEN, Choice, SamplingParams, SamplingState, choose, warm_up
+from tandem.sequence_cache import SequenceCache, cache_of
+from tandem.slot_cache import SlotMemory
 from tandem.speculation import DraftState, Proposal, Speculation, agreement
 from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest, StepResult, StepRow, chunk_length
 from tandem.step_cost import WIDTHS, StepCost, profile
@@ -91,13 +93,13 @@ class Executor:
     """Runs steps on one engine; not thread-safe, as one Triton model instance is not."""
 
     def __init__(
-        self, engine: Engine, epoch: int, speculation: Speculation | None = None, kv_cache: KvCache | None = None
+        self, engine: Engine, epoch: int, speculation: Speculation | None = None, kv_cache: SequenceCache | None = None
     ) -> None:
-        """`kv_cache` is that of this engine's blocks; by default one that reuses everything, without further tiers."""
+        """`kv_cache` is that of this engine's memory; by default one that reuses everything, without further tiers."""
         self.engine = engine
         self.epoch = epoch
         self.speculation = speculation
-        self.kv_cache = kv_cache or KvCache(engine.num_blocks, engine.block_size, engine)
+        self.kv_cache = kv_cache or cache_of(engine)
         self._sequences: dict[int, _Sequence] = {}
         self._continuing: list[_Running] = []  # rows that could go on after the last call
         self._ahead: dict[int, _Ahead] = {}  # by sequence
@@ -408,7 +410,8 @@ def _up_to_end(run: list[int], end_ids: Sequence[int]) -> list[int]:
 
 def profile_engine(engine: Engine) -> StepCost:
     """Measure what a step costs by its number of tokens; to be called before anything is in the cache."""
-    context = min(PROFILE_CONTEXT, (engine.num_blocks - 1) * engine.block_size - max(WIDTHS))
+    room = engine.block_size * (1 if isinstance(engine, SlotMemory) else engine.num_blocks - 1)  # for one sequence
+    context = max(0, min(PROFILE_CONTEXT, room - max(WIDTHS)))
     blocks = range(min(engine.num_blocks, -(-(context + max(WIDTHS)) // engine.block_size)))
 
     def run(width: int) -> float:
@@ -417,5 +420,5 @@ def profile_engine(engine: Engine) -> StepCost:
         return time.perf_counter() - started
 
     ready = max(engine.graph_widths, default=0)
-    widths = [*engine.graph_widths, *(w for w in WIDTHS if ready < w <= len(blocks) * engine.block_size)]
+    widths = [*engine.graph_widths, *(w for w in WIDTHS if ready < w <= min(room, len(blocks) * engine.block_size))]
     return profile(run, widths=widths, ready=ready)

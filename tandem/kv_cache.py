@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ class OutOfBlocks(Exception):
     """The pool has too few free blocks; nothing was allocated."""
 
 
+@runtime_checkable
 class BlockMemory(Protocol):
     """Where K and V are; an engine."""
 

@@ -42,9 +42,9 @@ class Manifest:
     tokenizer_sha256: str
     """SHA-256 of `tokenizer.json`; a draft and its target must agree in it."""
     weights: str
-    """Weight precision: fp32, bf16, int8 or int4, with the group size where there is one (`int4-sym-g64`)."""
+    """Weight precision: fp32, fp16, bf16, int8 or int4, with the group size where there is one (`int4-sym-g64`)."""
     activations: str
-    """Precision of the arithmetic the engine is loaded with: f32 or bf16."""
+    """Precision of the arithmetic the engine is loaded with: f32, f16 or bf16."""
     kv_cache: str
     """Precision of the KV cache the engine is loaded with: f32, f16, bf16 or u8."""
     dynamic_quantization_group: int

@@ -125,6 +125,10 @@ class _Planning:
         needed = self._capacity.blocks_for(sequence.cached + tokens)
         return needed - self._capacity.blocks_for(sequence.cached)
 
+    def _may_grow(self, sequence: Sequence) -> bool:
+        longest = self._capacity.blocks_for(len(sequence.prompt) + sequence.max_tokens)
+        return longest > self._capacity.blocks_for(len(sequence.tokens))
+
     def _next_tokens(self, sequence: Sequence) -> int:
         """How many tokens the sequence's row has."""
         return chunk_length(sequence.pending, len(sequence.prompt) - sequence.cached, self._prompt_tokens)
@@ -168,7 +172,7 @@ class _Planning:
         scheduler = self._scheduler
         if self._preempted:
             return
-        # Blocks that running prefills will still take, and one for each running sequence to grow into.
+        # Blocks that running prefills will still take, and one for each running sequence that may grow into another.
         promised = sum(
             self._blocks(sequence, sequence.pending) for sequence in scheduler.running if sequence not in self._rows
         ) + sum(
@@ -178,7 +182,7 @@ class _Planning:
         )
         while scheduler.waiting and len(scheduler.running) < scheduler.max_running and self._prompt_tokens > 0:
             sequence = scheduler.waiting[0]
-            headroom = promised + len(scheduler.running)
+            headroom = promised + sum(map(self._may_grow, scheduler.running))
             if self._blocks(sequence, sequence.pending) > self._free - headroom:
                 return
             count = self._next_tokens(sequence)

@@ -151,3 +151,42 @@ class CoordinatorSettings(_Settings):
         self._require(0 <= self.max_drafts <= MAX_DRAFTS, "max_drafts", f"between 0 and {MAX_DRAFTS}")
         for name in ("max_queue_size", "max_length", "default_timeout_ms", "max_responses_per_s", "answer_cache_mb"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
+
+
+MAX_DECODER_THREADS = 4  # unless the setting says more: each may need memory for an image of the largest size
+
+
+@dataclass(frozen=True)
+class DecoderSettings(_Settings):
+    """Settings of `image_decoder`."""
+
+    max_image_bytes: int = 32 << 20  # of a file; more are refused before anything is decoded
+    # Width times height as decoded; decoding takes up to about 25 bytes for each, and each thread may be at one image.
+    # A JPEG may have four times as many if it can be decoded at half its size.
+    max_image_pixels: int = 16 << 20
+    decoder_threads: int = 0  # images of a batch that are decoded at a time; 0: as many as cores, 4 at most
+
+    def check(self) -> None:
+        self._require(self.max_image_bytes >= 1, "max_image_bytes", "at least 1")
+        self._require(self.max_image_pixels >= 1, "max_image_pixels", "at least 1")
+        self._require(self.decoder_threads >= 0, "decoder_threads", "0 (as many as cores, 4 at most) or more")
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(_Settings):
+    """Settings of the classifiers."""
+
+    classifier_threads: int = 0  # of the CPU; 0: all cores
+
+    def check(self) -> None:
+        self._require(self.classifier_threads >= 0, "classifier_threads", "0 (all cores) or more")
+
+
+@dataclass(frozen=True)
+class RankerSettings(_Settings):
+    """Settings of `label_ranker`."""
+
+    default_top_k: int = 5  # classes that are named where a request does not say how many
+
+    def check(self) -> None:
+        self._require(self.default_top_k >= 1, "default_top_k", "at least 1")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import gzip
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
+from build_engines.debian import unpack
 from build_engines.drafting.packages import CACHE
-from build_engines.errors import BuildError
 from build_engines.progress import stage
 
 PACKAGE = "dict-foldoc"
@@ -49,13 +48,5 @@ def parse(text: str) -> list[tuple[str, str]]:
 
 
 def _unpack(directory: Path) -> Path:
-    try:
-        subprocess.run(["apt-get", "download", PACKAGE], cwd=directory, capture_output=True, text=True, check=True)
-        package = next(directory.glob("*.deb")).name
-        subprocess.run(["dpkg-deb", "-x", package, "."], cwd=directory, capture_output=True, text=True, check=True)
-    except FileNotFoundError as error:
-        raise BuildError(f"{error.filename} is not there: {PACKAGE} is a Debian package") from None
-    except subprocess.CalledProcessError as error:
-        reason = error.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise BuildError(f"{' '.join(error.cmd)} failed: {reason[0]} (try apt-get update)") from None
+    unpack(PACKAGE, directory)
     return directory / "usr/share/dictd/foldoc.dict.dz"

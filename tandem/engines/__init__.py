@@ -22,16 +22,16 @@ class Row:
 
     tokens: Sequence[int]  # new token ids, at least one
     past: int  # tokens of this sequence that are in the KV cache already
-    blocks: Sequence[int]  # KV block ids; they cover positions 0 .. past + len(tokens) - 1
+    blocks: Sequence[int]  # KV block ids, or the one slot; they cover positions 0 .. past + len(tokens) - 1
     logits: int = 1  # how many of the last positions want logits, 0 .. len(tokens)
     answer: int = 0  # how many of the last tokens belong to the answer: they must come out as if fed one at a time
 
 
 class Engine(Protocol):
-    """A causal language model with a paged KV cache."""
+    """A causal language model and its KV memory: `tandem.kv_cache.BlockMemory` or `tandem.slot_cache.SlotMemory`."""
 
     vocab_size: int
-    block_size: int  # tokens per KV block
+    block_size: int  # tokens per KV block; of a slot, which holds a whole sequence: its length
     num_blocks: int
     identity: str  # what K and V depend on besides the tokens: equal ones may share them
     graph_widths: Sequence[int]  # ascending; steps of one-token rows are filled up to the next: see EngineOptions
@@ -57,14 +57,6 @@ class Engine(Protocol):
         """
         ...
 
-    def copy_block(self, source: int, target: int) -> None:
-        """See `tandem.kv_cache.BlockMemory`, also for the two that follow."""
-        ...
-
-    def read_block(self, block: int) -> npt.NDArray[np.uint8]: ...
-
-    def write_block(self, block: int, data: npt.NDArray[np.uint8]) -> None: ...
-
 
 # What a sequence's tokens may depend on besides the request. Kernels for a single row round differently from those for
 # more, and dynamic quantization of activations makes that visible.
@@ -86,6 +78,7 @@ class EngineOptions:
     # Memory for graphs of a fixed width, as many as fit: each holds a copy of the weights. A step in one costs less
     # than in the graph for all shapes, and nothing more when the width changes. 0: none.
     graph_memory_mb: int = 0
+    operator_times: bool = False  # note how long each operator takes, for whoever looks for a bottleneck
 
 
 def load_engine(directory: Path | str, options: EngineOptions | None = None) -> Engine:
@@ -100,4 +93,11 @@ def load_engine(directory: Path | str, options: EngineOptions | None = None) -> 
         from tandem.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(Path(directory), manifest, options or EngineOptions())
-    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino")
+    if manifest.runtime == "onnxruntime":
+        from tandem.engines.onnxruntime import OnnxRuntimeSession
+        from tandem.engines.slots import SlotEngine
+
+        options = options or EngineOptions()
+        session = OnnxRuntimeSession(Path(directory), options.kv_cache_mb, options.threads)
+        return SlotEngine(session, manifest, options)
+    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino, onnxruntime")

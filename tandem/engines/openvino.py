@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ from tandem.manifest import Manifest
 MODEL_FILE = "openvino_model.xml"
 GRAPH_WIDTHS = (2, 4, 8, 16, 32, 6, 12, 24, 20, 10, 48, 40)  # which to have first if not all fit in memory
 GRAPH_MEMORY = 1.25  # of a graph, in sizes of the weights (measured)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """One operator in one forward pass."""
+
+    name: str
+    kind: str  # its type after OpenVINO's fusions, such as FullyConnectedCompressed
+    kernel: str  # who computed it and in which precision, such as brgemm_avx2_f32
+    seconds: float
 
 
 class OpenVinoEngine:
@@ -57,6 +68,8 @@ class OpenVinoEngine:
             "KV_CACHE_PRECISION": kv_cache,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(manifest.dynamic_quantization_group),
         }
+        if options.operator_times:
+            config["PERF_COUNT"] = "YES"
         if options.threads:
             config["INFERENCE_NUM_THREADS"] = options.threads
         self.graph_widths: Sequence[int] = [] if self._softcap else _graph_widths(directory, options.graph_memory_mb)
@@ -146,6 +159,14 @@ class OpenVinoEngine:
         self._answered = answered
         logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
         return logits.reshape(-1, self.vocab_size)[:answered]
+
+    def operator_times(self) -> list[OperatorTime]:
+        """How long each operator of the last forward pass took; only with `EngineOptions.operator_times`."""
+        return [
+            OperatorTime(item.node_name, item.node_type, item.exec_type, item.real_time.total_seconds())
+            for item in self._request.get_profiling_info()
+            if item.real_time.total_seconds() > 0
+        ]
 
     def _graph(self, rows: Sequence[Row], width: int) -> int:
         """The narrowest graph that these rows fit in, 0 if there is none."""

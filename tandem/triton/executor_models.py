@@ -14,7 +14,7 @@ from tandem.cache_setup import build_cache
 from tandem.drafters import model_drafter_for
 from tandem.engines import EngineOptions, load_engine
 from tandem.executor import Executor, profile_engine
-from tandem.kv_cache import KvCache
+from tandem.sequence_cache import cache_of
 from tandem.settings import DraftSettings, TargetSettings
 from tandem.shared_texts import SharedTexts
 from tandem.speculation import Speculation
@@ -97,6 +97,4 @@ class DraftModel(ExecutorModel):
             graph_memory_mb=settings.draft_graph_memory_mb,
         )
         engine = load_engine(version_directory / settings.draft_engine, options)
-        memory = engine if settings.draft_prefix_cache else None
-        cache = KvCache(engine.num_blocks, engine.block_size, memory)
-        return Executor(engine, time.time_ns(), kv_cache=cache)
+        return Executor(engine, time.time_ns(), kv_cache=cache_of(engine, reuse=bool(settings.draft_prefix_cache)))

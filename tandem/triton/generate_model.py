@@ -14,8 +14,9 @@ from tandem.drafters import has_model_drafter
 from tandem.errors import InvalidRequest, RequestError
 from tandem.settings import CoordinatorSettings
 from tandem.triton.bls_executor import BlsExecutor
+from tandem.triton.errors import error_response
 from tandem.triton.metrics import MetricsPublisher
-from tandem.triton.responses import FINAL, ResponseSender, error_response
+from tandem.triton.responses import FINAL, ResponseSender
 from tandem.triton.tensors import parameters_of
 
 SWITCH_INTERVAL_S = 0.0005

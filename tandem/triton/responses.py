@@ -17,23 +17,13 @@ from tandem.coordinator import Coordinator
 from tandem.errors import RequestError
 from tandem.request import GenerateRequest
 from tandem.sequence import Emission, Sequence
+from tandem.triton.errors import error_response
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # How often each open stream is asked whether its client is still there: asking costs a round trip to the server, so
 # the interval grows with the number of streams.
 CANCEL_POLL_S = 0.05
 CANCEL_POLLS_PER_S = 40
-
-
-def error_response(error: RequestError) -> Any:
-    """The Triton response for a request that ends with an error.
-
-    The message begins with the code, because a stream's error responses and HTTP carry no other.
-    """
-    code = getattr(pb_utils.TritonError, error.code)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"[{error.code}] {error}", code))
-
-
 IDLE_POLL_S = 0.2
 # The engine's threads wait for each other in every layer: what takes one core from them costs both. Sending fits into
 # the moments when one of them is idle anyway.

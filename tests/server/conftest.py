@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import served_engine
 
+from launcher.engines import VISION_MODELS
 from launcher.server import Options, TritonServer
+
+if served_engine.HAS_SLOTS:
+    os.environ.setdefault("TANDEM_TARGET_ENGINE", str(served_engine.default_engine()))
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +32,8 @@ def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
         "TANDEM_MAX_QUEUE_SIZE": "2",
         "TANDEM_MAX_LENGTH": "4500",
         "TANDEM_DEFAULT_TIMEOUT_MS": "1500",
-        "TANDEM_KV_CACHE_MB": "256",
+        "TANDEM_KV_CACHE_MB": served_engine.pool_mb(256, slots=2),
+        "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
     }
     log = tmp_path_factory.mktemp("narrow") / "server.log"
     with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
@@ -38,7 +45,11 @@ def fp32_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
     """The default model in full precision, for comparisons with torch."""
     import full_precision  # here, because it brings torch, which the other tests do not need
 
-    env = {"TANDEM_TARGET_ENGINE": str(full_precision.engine()), "TANDEM_KV_CACHE_MB": "512"}
+    env = {
+        "TANDEM_TARGET_ENGINE": str(full_precision.engine()),
+        "TANDEM_KV_CACHE_MB": "512",
+        "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
+    }
     log = tmp_path_factory.mktemp("fp32") / "server.log"
     with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
         yield running
@@ -76,3 +87,11 @@ class TritonPythonModel:
 """
     )
     return repository
+
+
+@pytest.fixture(scope="session")
+def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """The classifiers with their ensembles, nothing else. Fails, not skips, without their engines."""
+    log = tmp_path_factory.mktemp("vision") / "server.log"
+    with TritonServer(Options(models=VISION_MODELS, log=log)) as running:
+        yield running

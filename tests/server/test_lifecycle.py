@@ -18,8 +18,9 @@ import pytest
 import tritonclient.grpc as grpc
 
 from launcher import processes
+from launcher.errors import ServerError
 from launcher.ports import PortInUseError
-from launcher.server import Options, ServerError, TritonServer
+from launcher.server import Options, TritonServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0  # a bound against hanging, not a measurement

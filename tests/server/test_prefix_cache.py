@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import mt_bench
 import pytest
 import requests
 from redis_process import RedisProcess, redis_process
+from served_engine import HAS_SLOTS
 from serving import BOUND_S, idle_reading, stub_pids, wait_until
 from tokenizers import Tokenizer
 
@@ -19,6 +19,7 @@ from client import Client, Parameters, Result
 from client.__main__ import main
 from client.cache import CacheState, cache_state
 from launcher.server import REPOSITORY, Options, TritonServer
+from perf import mt_bench
 
 BLOCK = 32
 MIN_COPIED = 4
@@ -149,6 +150,7 @@ def tiered(directory: Path, log: Path, **more: str) -> Options:
     return Options(models=("target", "generate"), env=env, log=log)
 
 
+@pytest.mark.skipif(HAS_SLOTS, reason="tiers keep blocks, and this engine has slots")
 def test_every_tier_gives_back_what_was_computed_and_no_fault_reaches_a_request(tmp_path):
     directory = tmp_path / "cache"
     with TritonServer(tiered(directory, tmp_path / "log")) as server:
@@ -201,6 +203,7 @@ def test_every_tier_gives_back_what_was_computed_and_no_fault_reaches_a_request(
         assert ask(server, LONG[-1], "hit").cached_prompt_tokens == 0
 
 
+@pytest.mark.skipif(HAS_SLOTS, reason="tiers keep blocks, and this engine has slots")
 def test_a_fleet_shares_by_redis_and_the_gateway_tells_tenants_apart(fleet_redis, tmp_path):
     shared = {"TANDEM_REDIS_URL": fleet_redis.url, "TANDEM_SALT_PARAMETER": "tenant"}
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from served_engine import default_engine, pool_mb
 from serving import BackgroundStream, idle_reading, results, stub_pids, wait_until
 
 from client import Client, ServerError
 from client.metrics import read_metrics
-from launcher.server import REPOSITORY, Options, TritonServer
+from launcher.server import Options, TritonServer
 
 TOKENS = 400
 REQUESTS: list[tuple[str, dict[str, object]]] = [
@@ -33,8 +34,8 @@ def fragile_server(tmp_path_factory) -> Iterator[TritonServer]:
     """A server whose engine directory, in `options.env`, is a link, which a test can take away for a while."""
     directory = tmp_path_factory.mktemp("fragile")
     engine = directory / "engine"
-    engine.symlink_to(REPOSITORY / "target" / "1" / "engine", target_is_directory=True)
-    env = {"TANDEM_TARGET_ENGINE": str(engine), "TANDEM_KV_CACHE_MB": "64"}
+    engine.symlink_to(default_engine(), target_is_directory=True)
+    env = {"TANDEM_TARGET_ENGINE": str(engine), "TANDEM_KV_CACHE_MB": pool_mb(64, slots=6)}
     options = Options(models=("target", "generate"), env=env, log=directory / "server.log")
     with TritonServer(options) as running:
         yield running

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import full_precision
-import mt_bench
 import pytest
+from served_engine import HAS_SLOTS, default_engine
 from serving import BackgroundStream, idle_reading, stub_pids, wait_until
 
 from client import Client, Parameters, Result, Unsupported
-from launcher.server import ENGINE_MODELS, REPOSITORY, Options, ServerError, TritonServer
+from launcher.errors import ServerError
+from launcher.server import Options, TritonServer
+from perf import mt_bench
 
 TOKENS = 56
 ROUNDING = 0.01  # of log-probabilities: on a CPU without AVX-512 the kernels of a wider step round otherwise
@@ -78,6 +80,7 @@ def test_neighbours_change_no_token(server, plain):
     assert_equal(ask_all(server, parameters, len(PROMPTS)), answers)
 
 
+@pytest.mark.skipif(HAS_SLOTS, reason="a slot has room for a whole sequence: nobody is preempted, the others wait")
 def test_preemption_and_small_chunks_change_no_token(server, tmp_path):
     env = {"TANDEM_KV_CACHE_MB": "10", "TANDEM_MIXED_STEP_TOKENS": "16", "TANDEM_MAX_STEP_TOKENS": "48"}
     parameters: Parameters = {"temperature": 0.6, "random_seed": 3, "min_length": 110, "max_tokens": 110}
@@ -140,9 +143,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """The default model in fp32 as target, and its int8 engine as draft: another precision, mostly the same tokens."""
     env = {
         "TANDEM_TARGET_ENGINE": str(full_precision.engine()),
-        "TANDEM_DRAFT_ENGINE": str((REPOSITORY / ENGINE_MODELS[0] / "1" / "engine").resolve()),
+        "TANDEM_DRAFT_ENGINE": str(default_engine().resolve()),
         "TANDEM_KV_CACHE_MB": "512",
         "TANDEM_DRAFT_KV_CACHE_MB": "256",
+        "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
+        "TANDEM_DRAFT_GRAPH_MEMORY_MB": "0",
         "TANDEM_DRAFT_CONTROL": "always",  # a draft of the target's own size does not pay
     }
     log = tmp_path_factory.mktemp("pair") / "server.log"

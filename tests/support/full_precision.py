@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from served_engine import HAS_SLOTS, RUNTIME
 from transformers import AutoModelForCausalLM
 
 from launcher.runtime import CACHE, PROJECT
 from launcher.server import REPOSITORY
 from tandem.prompt import PromptEncoder
 
-ENGINE = CACHE / "engines" / "fp32"
+ENGINE = CACHE / "engines" / (f"{RUNTIME}-fp32" if HAS_SLOTS else "fp32")
 END = 2  # <|im_end|>
 LONG = 128  # tokens
 Floats = npt.NDArray[np.float32]
@@ -29,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 def engine() -> Path:
     """Directory of the engine with fp32 weights, activations and KV cache; built if it is not there."""
     options = ["--weights", "fp32", "--activations", "f32", "--kv-cache", "f32", "--dynamic-quantization-group", "0"]
-    _build("default", *options, "--output", str(ENGINE))
+    _build("default", "--runtime", RUNTIME, *options, "--output", str(ENGINE))
     return ENGINE
 
 

@@ -61,3 +61,13 @@ class TableEngine:
         if len(data) != self.memory[block].nbytes:
             raise ValueError("another size")
         self.memory[block] = data.view(self.memory.dtype)
+
+
+class SlotTableEngine(TableEngine):
+    """The same with slots, each of which holds a whole sequence: implements `tandem.slot_cache.SlotMemory` too."""
+
+    def __init__(self, vocab_size: int = 32, slot_size: int = 64, slots: int = 6) -> None:
+        super().__init__(vocab_size, slot_size, slots)
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        self.memory[target, :tokens] = self.memory[source, :tokens]

@@ -26,6 +26,7 @@ from client import (
     Unsupported,
 )
 from client.asynchronous import AsyncStream
+from client.channel import AFFINITY_HEADER, metadata
 from client.errors import error_from_message, error_from_status
 from client.request import TENSORS, Parameters, build_request
 from client.response import parse_chunk
@@ -357,3 +358,13 @@ def test_timing():
     assert timing.tokens_per_s == 2.0
     assert timing.inter_token_s == [0.25, 1.25]
     assert Timing().tokens_per_s is None
+
+
+def test_affinity_is_a_header_that_any_text_fits_in():
+    assert metadata(None) is None
+    ((name, value),) = metadata("Gespräch\n1")
+    assert name == name.lower() == AFFINITY_HEADER
+    assert value.isascii()
+    assert value.isalnum()
+    assert metadata("Gespräch\n1") == ((name, value),)
+    assert metadata("another") != ((name, value),)

@@ -7,15 +7,18 @@ from guessing import GuessingDrafter, adversaries, eager
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from table_engine import TableEngine
+from table_engine import SlotTableEngine, TableEngine
 
 from tandem.executor import Executor
 from tandem.kv_cache import KvCache, Retention
 from tandem.sampling import SamplingParams
+from tandem.sequence_cache import SequenceCache
+from tandem.slot_cache import SlotCache
 from tandem.step import OpenSequence, RowStatus, StepRequest, StepRow
 from tandem.tiers import HostTier, TierStack
 
 BLOCKS, BLOCK_SIZE = 12, 4
+SLOTS, SLOT_SIZE = 4, 40
 BLOCK_BYTES = BLOCK_SIZE * 8
 
 
@@ -24,15 +27,20 @@ class ExecutorMachine(RuleBasedStateMachine):
 
     @initialize(name=st.sampled_from(sorted(adversaries(VOCAB, END))))
     def start(self, name: str) -> None:
-        self.engine = TableEngine(VOCAB, BLOCK_SIZE, BLOCKS)
+        self.engine = self.make_engine()
         self.drafter = GuessingDrafter(adversaries(VOCAB, END)[name])
-        tiers = TierStack([HostTier(BLOCK_BYTES * 4 / 2**20)])
-        cache = KvCache(BLOCKS, BLOCK_SIZE, self.engine, tiers, most_pinned=2)
-        self.executor = Executor(self.engine, 1, eager(self.drafter), cache)
+        self.executor = Executor(self.engine, 1, eager(self.drafter), self.make_cache())
         self.committed: dict[int, list[int]] = {}
         self.newest: dict[int, int] = {}  # chosen, not fed yet
         self.left: dict[int, int] = {}  # tokens that the last row of a sequence might still have chosen
         self.opened = 0
+
+    def make_engine(self) -> TableEngine:
+        return TableEngine(VOCAB, BLOCK_SIZE, BLOCKS)
+
+    def make_cache(self) -> SequenceCache:
+        tiers = TierStack([HostTier(BLOCK_BYTES * 4 / 2**20)])
+        return KvCache(BLOCKS, BLOCK_SIZE, self.engine, tiers, most_pinned=2)
 
     def step(self, row: StepRow, opens: list[OpenSequence], passes: int = 1) -> None:
         result = self.executor.step(StepRequest([row], opens, passes=passes))
@@ -128,11 +136,16 @@ class ExecutorMachine(RuleBasedStateMachine):
                 assert state.table.length == len(held)
             assert state.sampling.history.tolist()[: len(held)] == held
             assert len(state.sampling) == state.table.length
-            assert len(state.table.blocks) >= -(-len(held) // BLOCK_SIZE)
+            assert len(state.table.blocks) >= -(-len(held) // self.engine.block_size)
             written = self.engine.memory[state.table.blocks].reshape(-1)[: len(held)].tolist()
             assert written == held
             used += state.table.blocks
+        self.check_cache(used)
+
+    def check_cache(self, used: list[int]) -> None:
+        """`used`: the blocks of all sequences, as often as they are used."""
         cache = self.executor.kv_cache
+        assert isinstance(cache, KvCache)
         kept = [entry.block for entry in cache._index.idle()]
         places = [*set(used), *cache._free, *kept]
         assert sorted(places) == list(range(BLOCKS)), "a block is lost, or in two places"
@@ -141,5 +154,30 @@ class ExecutorMachine(RuleBasedStateMachine):
             assert self.engine.memory[entry.block].tolist() == list(entry.tokens), "a published block was written to"
 
 
+class SlotMachine(ExecutorMachine):
+    """The same where each sequence has a slot, and what is shared is copied."""
+
+    def make_engine(self) -> TableEngine:
+        return SlotTableEngine(VOCAB, SLOT_SIZE, SLOTS)
+
+    def make_cache(self) -> SequenceCache:
+        return SlotCache(SLOTS, SLOT_SIZE, self.engine, most_pinned=1)  # type: ignore[arg-type]
+
+    def check_cache(self, used: list[int]) -> None:
+        cache = self.executor.kv_cache
+        assert isinstance(cache, SlotCache)
+        assert len(used) == len(set(used)), "a slot has two owners"
+        assert cache._owned == set(used), "a slot is lost"
+        assert not cache._free & (cache._owned | cache._contents.keys()), "a slot is free and taken"
+        assert cache._free | cache._owned | cache._contents.keys() == set(range(SLOTS)), "a slot is lost"
+        assert cache.pinned_blocks <= 1
+        for slot, content in cache._contents.items():
+            tokens = content.tokens.tolist()
+            assert tokens
+            assert self.engine.memory[slot, : len(tokens)].tolist() == tokens, "what was published was written to"
+
+
 TestExecutorMachine = ExecutorMachine.TestCase
 TestExecutorMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSlotMachine = SlotMachine.TestCase
+TestSlotMachine.settings = TestExecutorMachine.settings

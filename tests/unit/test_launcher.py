@@ -12,10 +12,12 @@ import pytest
 
 from launcher import runtime
 from launcher.__main__ import main
+from launcher.engines import VISION_MODELS, check_engines, loadable_models
+from launcher.errors import EngineMissingError
 from launcher.ports import PortInUseError, choose_ports
 from launcher.processes import is_stub_of
 from launcher.runtime import RuntimeMissingError, debian_packages, find_runtime
-from launcher.server import EngineMissingError, Options, TritonServer, check_engines, log_extract
+from launcher.server import Options, TritonServer, log_extract
 
 LOOPBACK = "127.0.0.1"
 
@@ -75,6 +77,34 @@ def test_engine_may_lie_elsewhere(tmp_path):
     check_engines(tmp_path, ["target"], {})
     with pytest.raises(EngineMissingError, match="nowhere"):
         check_engines(tmp_path, ["target"], {"TANDEM_TARGET_ENGINE": str(tmp_path / "nowhere")})
+
+
+def test_models_whose_engines_are_not_built_are_left_out(tmp_path):
+    for name in ("generate", "target", "draft", *VISION_MODELS):
+        make_model(tmp_path, name)
+    assert loadable_models(tmp_path, {}) == ["generate", "target"]  # without target the server does not start
+    engine = tmp_path / "resnet50" / "1" / "engine"
+    engine.mkdir()
+    (engine / "manifest.json").touch()
+    served = ["classify", "generate", "image_decoder", "label_ranker", "resnet50", "resnet50_logits", "target"]
+    assert loadable_models(tmp_path, {}) == served
+    check_engines(tmp_path, ["classify", "image_decoder"], {})
+    with pytest.raises(EngineMissingError, match=r"'classify_imagenet' .*efficientnet_lite0.*make engine-vision"):
+        check_engines(tmp_path, ["classify_imagenet"], {})
+
+
+def test_response_cache_is_an_option_of_the_server(tmp_path):
+    runtime_with = runtime.Runtime(tmp_path, tmp_path, caches=tmp_path / "caches")
+    runtime_without = runtime.Runtime(tmp_path, tmp_path)
+
+    def arguments(megabytes: int, found: runtime.Runtime) -> list[str]:
+        server = TritonServer(Options(response_cache_mb=megabytes))
+        server.ports = {"HTTP": 1, "gRPC": 2, "metrics": 3}
+        return [text for text in server._arguments(found, []) if text.startswith("--cache")]
+
+    size = f"--cache-config=local,size={5 << 20}"
+    assert arguments(5, runtime_with) == [f"--cache-directory={tmp_path / 'caches'}", size]
+    assert arguments(0, runtime_with) == arguments(5, runtime_without) == []
 
 
 def test_serve_without_engine_ends_with_a_message(tmp_path, capsys):

@@ -4,58 +4,29 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import pytest
+from cache_requests import Requests, best_token
 from coordination import LocalTarget, expected_tokens, make_sequence
-from table_engine import TableEngine, table_logits
+from table_engine import TableEngine
 
 from tandem.decoding import DecodingLoop
 from tandem.executor import Executor
-from tandem.kv_cache import KvCache, Retention
+from tandem.kv_cache import KvCache
 from tandem.metrics import Metrics
 from tandem.sampling import SamplingParams
 from tandem.scheduler import Scheduler
-from tandem.step import OpenSequence, RowStatus, StepRequest, StepResult, StepRow
+from tandem.step import OpenSequence, StepRequest, StepRow
 from tandem.tiers import HostTier, TierStack
 
 BLOCK = 4
 PROMPT = [(7 * place) % 31 for place in range(24)]
 
 
-def best_token(history: Sequence[int]) -> int:
-    return int(table_logits(list(history), 32).argmax())
-
-
 def executor_with(num_blocks: int = 64, host_blocks: int = 0, **options: int) -> Executor:
     engine = TableEngine(num_blocks=num_blocks, block_size=BLOCK)
     tiers = TierStack([HostTier(host_blocks * BLOCK * 8 / 2**20)] if host_blocks else [])
     return Executor(engine, 1, kv_cache=KvCache(num_blocks, BLOCK, engine, tiers, **options))  # type: ignore[arg-type]
-
-
-class Requests:
-    """Runs one request after the other on an executor, each to its end."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.count = 100
-
-    def run(self, prompt: Sequence[int], salt: str = "", answer: int = 1, **retention: int) -> StepResult:
-        self.count += 1
-        kept = Retention(**retention)  # type: ignore[arg-type]
-        opened = OpenSequence(self.count, len(prompt), SamplingParams(), salt=salt, retention=kept)
-        row = StepRow(self.count, 0, list(prompt), answer, limit=max(2, len(prompt)))
-        result = self.executor.step(StepRequest([row], [opened], passes=answer))
-        assert result.status.tolist() == [RowStatus.OK]
-        history = list(prompt)
-        for _ in range(answer):
-            history.append(best_token(history))
-        assert result.chosen.tolist() == history[len(prompt) :], "a hit changed the answer"
-        self.executor.step(StepRequest(closes=[self.count], committed=[int(result.lengths[0])]))
-        return result
-
-    def cached(self, prompt: Sequence[int], salt: str = "", answer: int = 1, **retention: int) -> int:
-        return int(self.run(prompt, salt, answer, **retention).cached[0])
 
 
 # ------------------------------------------------------------------ hits

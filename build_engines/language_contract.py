@@ -1,0 +1,220 @@
+"""The ONNX contract of language models, and its export: what runs on ONNX Runtime and compiles in TensorRT.
+
+One run is one step of a batch of rows. A row is a sequence: it has a slot of the KV cache, and 1 to m new tokens. The
+new tokens of all rows lie one behind the other, so that only attention, which works on rows of equal length, sees any
+padding. T tokens, B rows of at most m tokens, W wanted rows of logits; S positions in a slot, which never change.
+
+Inputs, int64 unless said otherwise:
+    tokens [T]          token ids
+    positions [T]       place of each in its sequence
+    unpack [B, m]       which of the T tokens each place of a row has; of places behind a row's last token, any
+    pack [T]            where each token is in the flattened B × m places
+    write_index [B]     position that a row's first token is written to; the m - n places behind its n tokens are
+                        written too, so write_index + m must not exceed S, and what is there must not be needed
+    wanted [W]          of which tokens logits are wanted
+    visible [1]         positions that attention looks at, at least all of the longest row; for ONNX Runtime only
+    keys.i, values.i    KV cache of layer i, [B, kv_heads, S, head_dim], float32 or float16: a run of slots
+Outputs:
+    logits float32 [W, vocab]
+    features float32 [W, hidden]    what the LM head saw
+    new_keys.i, new_values.i        like the inputs, and to be bound to the same memory
+
+A token sees the positions up to its own, in layers with a sliding window the last ones of those. That is computed in
+the graph from `positions`, so nothing has to be cleared: what a rejected draft or an earlier owner left in a slot is
+behind every position that is seen, until it is overwritten.
+
+The nodes are those of ONNX opset 24 that both runtimes take: TensorScatter (linear) for the cache, Attention with a
+boolean mask and grouped heads, RotaryEmbedding, RMSNormalization. `visible` is a Slice between cache and attention,
+without which ONNX Runtime would read all of a slot for every token; TensorRT wants S fixed there and stops by the mask.
+int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from build_engines.language_architecture import Architecture
+from build_engines.language_graph import Graph
+from tandem.engines.onnxruntime import MODEL_FILE
+from tandem.engines.slots import SPARE_POSITIONS
+
+_INT8_MAX = 127
+
+
+def export(
+    architecture: Architecture,
+    directory: Path,
+    *,
+    weights: str,
+    length: int,
+    kv_cache: str = "f32",
+    fixed_length: bool = False,
+) -> Path:
+    """Write model.onnx and its weights to `directory`.
+
+    Args:
+        architecture: the model.
+        directory: exists.
+        weights: fp32, fp16 or int8 (activations in fp32), or int8-fp16 (in fp16).
+        length: tokens of the longest text; a slot has `SPARE_POSITIONS` more.
+        kv_cache: f32 or f16; with activations in fp16 always f16.
+        fixed_length: without `visible`, as TensorRT wants it.
+
+    Returns:
+        The path of the graph.
+    """
+    return _Export(architecture, directory, weights, length + SPARE_POSITIONS, kv_cache, fixed_length).run()
+
+
+class _Export:
+    def __init__(
+        self, model: Architecture, directory: Path, weights: str, positions: int, kv_cache: str, fixed: bool
+    ) -> None:
+        self._model = model
+        self._positions = positions
+        self._fixed = fixed
+        self._is_int8 = weights.startswith("int8")
+        self._dtype = np.float16 if weights.endswith("fp16") else np.float32
+        self._cache_shape: list[int | str] = ["B", model.kv_heads, positions, model.head_dim]
+        self._type = TensorProto.FLOAT16 if weights.endswith("fp16") else TensorProto.FLOAT
+        self._cache_type = TensorProto.FLOAT16 if kv_cache == "f16" else self._type
+        self._graph = Graph(directory, MODEL_FILE)
+
+    def run(self) -> Path:
+        graph, model = self._graph, self._model
+        for name, shape in (
+            ("tokens", ["T"]), ("positions", ["T"]), ("unpack", ["B", "m"]), ("pack", ["T"]), ("write_index", ["B"]),
+            ("wanted", ["W"]),
+        ):  # fmt: skip
+            graph.input(name, TensorProto.INT64, shape)
+        if not self._fixed:
+            graph.input("visible", TensorProto.INT64, [1])
+        masks = {layer.window: self._mask(layer.window) for layer in model.layers}
+        graph.add("Unsqueeze", "positions", graph.integers(0), name="rotary_positions")
+        hidden = graph.add("Gather", self._constant("embedding", model.embedding), "tokens", axis=0)
+        for index, layer in enumerate(model.layers):
+            name = f"layers.{index}"
+            normed = self._norm(hidden, f"{name}.input_layernorm")
+            attended = self._attention(normed, index, masks[layer.window])
+            if model.is_gemma:
+                attended = self._norm(attended, f"{name}.post_attention_layernorm")
+            hidden = graph.add("Add", hidden, attended)
+            before = "pre_feedforward_layernorm" if model.is_gemma else "post_attention_layernorm"
+            forwarded = self._feed_forward(self._norm(hidden, f"{name}.{before}"), name)
+            if model.is_gemma:
+                forwarded = self._norm(forwarded, f"{name}.post_feedforward_layernorm")
+            hidden = graph.add("Add", hidden, forwarded)
+        picked = self._norm(graph.add("Gather", hidden, "wanted", axis=0), "norm")
+        graph.add("Cast", self._linear(picked, "lm_head", model.head), name="logits", to=TensorProto.FLOAT)
+        graph.add("Cast", picked, name="features", to=TensorProto.FLOAT)
+        graph.output("logits", TensorProto.FLOAT, ["W", model.vocab])
+        graph.output("features", TensorProto.FLOAT, ["W", model.hidden])
+        for index in range(len(model.layers)):
+            for kind in ("keys", "values"):
+                graph.output(f"new_{kind}.{index}", self._cache_type, self._cache_shape)
+        return graph.save()
+
+    def _mask(self, window: int | None) -> str:
+        """bool [B, 1, m, positions that are looked at]: what each place of a row sees."""
+        graph = self._graph
+        places = graph.add("Gather", "positions", "unpack", axis=0)
+        places = graph.add("Unsqueeze", places, graph.integers(1, 3))
+        every = graph.constant("every_position", np.arange(self._positions, dtype=np.int64))
+        if not self._fixed:
+            every = graph.add("Slice", every, graph.integers(0), "visible", graph.integers(0))
+        mask = graph.add("LessOrEqual", every, places)
+        if window is None:
+            return mask
+        behind = graph.add("Sub", places, graph.integers(window))
+        return graph.add("And", mask, graph.add("Greater", every, behind))
+
+    def _attention(self, hidden: str, index: int, mask: str) -> str:
+        graph, model, name = self._graph, self._model, f"layers.{index}.self_attn"
+        sizes = [model.heads * model.head_dim, *[model.kv_heads * model.head_dim] * 2]
+        merged = self._linear(hidden, f"{name}.qkv", *model.linear(*(f"{name}.{part}_proj" for part in "qkv")))
+        split = graph.add("Split", merged, graph.integers(*sizes), name=f"{name}.split", outputs=3, axis=-1)
+        queries = self._rotated(f"{split}.0", f"{name}.q_norm", model.heads, index)
+        keys = self._rotated(f"{split}.1", f"{name}.k_norm", model.kv_heads, index)
+        seen = [
+            self._cached("keys", index, self._rows(keys, model.kv_heads)),
+            self._cached("values", index, self._rows(f"{split}.2", model.kv_heads)),
+        ]
+        result = graph.add("Attention", self._rows(queries, model.heads), *seen, mask, scale=model.scale)
+        result = graph.add("Transpose", result, perm=[0, 2, 1, 3])
+        result = graph.add("Reshape", result, graph.integers(-1, sizes[0]))
+        packed = graph.add("Gather", result, "pack", axis=0)
+        return self._linear(packed, f"{name}.o_proj", *model.linear(f"{name}.o_proj"))
+
+    def _rotated(self, value: str, norm: str, heads: int, index: int) -> str:
+        """[T, heads × head_dim], normalized by head where the model does so, and rotated to its positions."""
+        graph, model = self._graph, self._model
+        width = heads * model.head_dim
+        if model.has(f"{norm}.weight"):
+            by_head = graph.add("Reshape", value, graph.integers(-1, heads, model.head_dim))
+            value = self._norm(by_head, norm)
+        batched = graph.add("Reshape", value, graph.integers(1, -1, width))
+        kind = model.layers[index].kind
+        tables = [
+            self._constant(f"{kind}.cos", model.rotaries[kind].cos),
+            self._constant(f"{kind}.sin", model.rotaries[kind].sin),
+        ]
+        rotated = graph.add("RotaryEmbedding", batched, *tables, "rotary_positions", num_heads=heads)
+        return graph.add("Reshape", rotated, graph.integers(-1, width))
+
+    def _rows(self, packed: str, heads: int) -> str:
+        """[T, heads × head_dim] to [B, heads, m, head_dim]."""
+        graph = self._graph
+        rows = graph.add("Gather", packed, "unpack", axis=0)
+        rows = graph.add("Reshape", rows, graph.integers(0, 0, heads, self._model.head_dim))
+        return graph.add("Transpose", rows, perm=[0, 2, 1, 3])
+
+    def _cached(self, kind: str, index: int, new: str) -> str:
+        """Write to the cache; returns what attention is to see of it."""
+        graph = self._graph
+        cache = graph.input(f"{kind}.{index}", self._cache_type, self._cache_shape)
+        is_smaller = self._cache_type != self._type
+        if is_smaller:
+            new = graph.add("Cast", new, to=self._cache_type)
+        written = graph.add("TensorScatter", cache, new, "write_index", name=f"new_{kind}.{index}", axis=2)
+        if not self._fixed:
+            written = graph.add("Slice", written, graph.integers(0), "visible", graph.integers(2))
+        return graph.add("Cast", written, to=self._type) if is_smaller else written
+
+    def _feed_forward(self, hidden: str, layer: str) -> str:
+        graph, model, name = self._graph, self._model, f"{layer}.mlp"
+        merged = self._linear(hidden, f"{name}.gate_up", *model.linear(f"{name}.gate_proj", f"{name}.up_proj"))
+        split = graph.add("Split", merged, name=f"{name}.split", outputs=2, axis=-1, num_outputs=2)
+        gate = f"{split}.0"
+        if model.activation == "silu":
+            active = graph.add("Mul", gate, graph.add("Sigmoid", gate))
+        else:
+            active = graph.add("Gelu", gate, approximate="tanh")
+        product = graph.add("Mul", active, f"{split}.1")
+        return self._linear(product, f"{name}.down_proj", *model.linear(f"{name}.down_proj"))
+
+    def _norm(self, value: str, name: str) -> str:
+        weight = self._constant(name, self._model.weight(f"{name}.weight"))
+        return self._graph.add("RMSNormalization", value, weight, axis=-1, epsilon=self._model.epsilon)
+
+    def _linear(
+        self, value: str, name: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None = None
+    ) -> str:
+        graph = self._graph
+        result = graph.add("MatMul", value, self._int8(name, weight) if self._is_int8 else self._constant(name, weight))
+        return result if bias is None else graph.add("Add", result, self._constant(f"{name}.bias", bias))
+
+    def _int8(self, name: str, weight: npt.NDArray[np.float32]) -> str:
+        """Symmetric, one scale per output channel."""
+        scale = np.maximum(np.abs(weight).max(axis=0) / _INT8_MAX, np.finfo(np.float16).tiny).astype(self._dtype)
+        rounded = np.clip(np.rint(weight / scale.astype(np.float32)), -_INT8_MAX, _INT8_MAX).astype(np.int8)
+        graph = self._graph
+        stored, scales = graph.constant(name, rounded), graph.constant(f"{name}.scale", scale)
+        return graph.add("DequantizeLinear", stored, scales, axis=1)
+
+    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        return self._graph.constant(name, value.astype(self._dtype))

@@ -1,0 +1,1 @@
+"""Image classifiers: checkpoint to ONNX to quantized engines, and the report that compares them."""

@@ -1,0 +1,80 @@
+"""How engines are made of a classifier: one entry for each way, and nothing else to change to add one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from build_engines.errors import BuildError
+from build_engines.vision.checkpoint import Checkpoint, Images
+
+DEFAULT = "openvino-int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a maker works on."""
+
+    checkpoint: Callable[[], Checkpoint]
+    graph: Path
+    """The fp32 ONNX graph."""
+    calibration: Callable[[], Images]
+    sensitive: int = 0
+    """So many of the first convolutions stay in full precision when the rest is quantized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to make an engine."""
+
+    name: str
+    precision: str
+    runtime: str
+    """Python distribution that runs the engine."""
+    maker: str
+    """`module:function` of (material, directory) to the name of the file that the runtime loads."""
+    text: str
+    """For people, one line."""
+    tools: tuple[str, ...] = ()
+    """Distributions besides the runtime that shape the engine; their versions are in the build key."""
+    quantized: bool = False
+    gpu: bool = False
+    """Made for a GPU: it does not run here."""
+
+    def make(self, material: Material, directory: Path) -> str:
+        """Write the engine's files to `directory`; the name of the one to load."""
+        module, function = self.maker.split(":")
+        result: Any = getattr(importlib.import_module(f"build_engines.vision.{module}"), function)(material, directory)
+        return str(result)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("torch-fp32", "fp32", "torch", "torch_engine:fp32", "PyTorch as it comes: where everybody starts"),
+        Recipe("torch-int8-dynamic", "int8", "torch", "torch_engine:int8_dynamic",
+               "PyTorch's dynamic quantization: linear layers only", quantized=True),
+        Recipe("openvino-fp32", "fp32", "openvino", "openvino_engine:fp32", "full precision"),
+        Recipe("openvino-bf16", "bf16", "openvino", "openvino_engine:bf16",
+               "weights in 16 bits, arithmetic in bfloat16 where the processor has it"),
+        Recipe("openvino-int8", "int8", "openvino", "openvino_engine:int8",
+               "post-training quantization of weights and activations by NNCF", ("nncf",), quantized=True),
+        Recipe("onnxruntime-fp32", "fp32", "onnxruntime", "onnxruntime_engine:fp32", "full precision"),
+        Recipe("onnxruntime-int8", "int8", "onnxruntime", "onnxruntime_engine:int8",
+               "static quantization with Q/DQ pairs by ONNX Runtime", quantized=True),
+        Recipe("tensorrt-fp16", "fp16", "tensorrt", "tensorrt_engine:fp16",
+               "for an NVIDIA GPU: a strongly typed FP16 graph", ("onnxruntime",), gpu=True),
+        Recipe("tensorrt-int8", "int8", "tensorrt", "tensorrt_engine:int8",
+               "for an NVIDIA GPU: explicit INT8 Q/DQ pairs, the rest in FP16", ("onnxruntime",), True, gpu=True),
+    )
+}  # fmt: skip
+
+
+def recipe_named(name: str) -> Recipe:
+    """Raises `BuildError` with the list of all if there is none of that name."""
+    if name not in RECIPES:
+        raise BuildError(f"there is no recipe {name}. Choose one of: {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,1 @@
+"""Chooses the cheapest configuration that keeps service targets: `python -m perf plan`."""

@@ -1,0 +1,136 @@
+"""Language-model engine with contiguous KV slots, on any runtime that offers a `Session`.
+
+A slot is to the rest of Tandem a block that holds a whole sequence. The rows of a step lie in any slots, while a run of
+the session takes neighbouring ones: rows with few tokens go together, with whatever slot lies between them, and each
+row with many tokens goes alone, because in attention all rows of a run are as long as the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.engines import INVARIANCES, EngineOptions, Row
+from tandem.engines.session import Session
+from tandem.manifest import Manifest
+from tandem.step import MAX_DRAFTS
+
+SPARE_POSITIONS = 64  # of a slot, behind the longest text: for the padding of rows, `FEW_TOKENS` at most
+FEW_TOKENS = 1 + MAX_DRAFTS  # rows with no more run together
+VISIBLE_STEP = 64  # attention looks at a multiple of so many positions; sums over them are rounded in groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows that run together: their places in the step, and the slots from the first to the last."""
+
+    places: list[int]
+    first: int
+    count: int
+
+
+class SlotEngine:
+    """Implements `tandem.engines.Engine` and `tandem.slot_cache.SlotMemory`."""
+
+    graph_widths: Sequence[int] = ()
+
+    def __init__(self, session: Session, manifest: Manifest, options: EngineOptions) -> None:
+        if options.invariance not in INVARIANCES:
+            raise ValueError(f"invariance {options.invariance!r} is not one of {', '.join(INVARIANCES)}")
+        for name in ("activations", "kv_cache"):
+            wanted, built = getattr(options, name), getattr(manifest, name)
+            if wanted not in (None, built):
+                raise ValueError(
+                    f"{name} {wanted}: this engine was built with {built}, which cannot be changed when it is loaded; "
+                    "build another with another --weights"
+                )
+        self._session = session
+        self.vocab_size = manifest.vocab_size
+        self.num_blocks = session.slots
+        self.block_size = session.positions - SPARE_POSITIONS
+        self.identity = f"{manifest.build_key} {manifest.runtime} {manifest.runtime_version} {options.invariance}"
+        self._least = 1 if options.invariance == "off" else 2  # tokens of a step, of a row, and rows of the LM head
+        self._written = [0] * session.slots  # tokens that a slot may hold
+        self._features = np.zeros((0, 0), np.float32)
+
+    def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
+        """See `Engine.forward`. Shapes cost nothing here, so `width` changes nothing."""
+        groups = _groups(rows)
+        if len(groups) == 1:
+            logits, self._features = self._run(rows, groups[0])
+            return logits
+        begins = np.cumsum([0, *(row.logits for row in rows)])
+        logits = np.empty((begins[-1], self.vocab_size), np.float32)
+        features = None
+        for group in groups:
+            part, seen = self._run([rows[place] for place in group.places], group)
+            if features is None:
+                features = np.empty((begins[-1], seen.shape[1]), np.float32)
+            at = 0
+            for place in group.places:
+                count = rows[place].logits
+                logits[begins[place] : begins[place + 1]] = part[at : at + count]
+                features[begins[place] : begins[place + 1]] = seen[at : at + count]
+                at += count
+        assert features is not None
+        self._features = features
+        return logits
+
+    @property
+    def features(self) -> npt.NDArray[np.float32]:
+        """See `Engine.features`; here always."""
+        return self._features
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        """See `SlotMemory.copy_prefix`."""
+        self._session.copy(source, target, tokens)
+        self._written[target] = tokens
+
+    def _run(self, rows: Sequence[Row], group: _Group) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits and features of rows in the slots of `group`; a slot between them gets padding behind its tokens."""
+        most = max(self._least, *(len(row.tokens) for row in rows))
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        unpack = np.zeros((group.count, most), np.int64)
+        pack: list[int] = []
+        write_index = np.array(self._written[group.first : group.first + group.count], np.int64)
+        for row in rows:
+            slot, count, at = row.blocks[0], len(row.tokens), len(tokens)
+            inside = slot - group.first
+            write_index[inside] = row.past
+            unpack[inside] = np.minimum(np.arange(at, at + most), at + count - 1)
+            pack.extend(range(inside * most, inside * most + count))
+            wanted.extend(range(at + count - row.logits, at + count))
+            tokens.extend(row.tokens)
+            positions.extend(range(row.past, row.past + count))
+            self._written[slot] = row.past + count
+        missing = max(0, self._least - len(tokens))
+        answered = len(wanted)
+        visible = -(-(max(positions) + 1) // VISIBLE_STEP) * VISIBLE_STEP
+        feeds = {
+            "tokens": np.array(tokens + [0] * missing, np.int64),
+            "positions": np.array(positions + [0] * missing, np.int64),
+            "unpack": unpack,
+            "pack": np.array(pack + [0] * missing, np.int64),
+            "write_index": write_index,
+            "wanted": np.array(wanted + [0] * max(0, self._least - answered), np.int64),
+            "visible": np.array([min(visible, self._session.positions)], np.int64),
+        }
+        logits, features = self._session.run(feeds, group.first)
+        return logits[:answered], features[:answered]
+
+
+def _groups(rows: Sequence[Row]) -> list[_Group]:
+    """Rows with few tokens together, the others one by one."""
+    few = [place for place, row in enumerate(rows) if len(row.tokens) <= FEW_TOKENS]
+    together = [few] if few else []
+    alone = [[place] for place, row in enumerate(rows) if len(row.tokens) > FEW_TOKENS]
+    groups = []
+    for places in together + alone:
+        slots = [rows[place].blocks[0] for place in places]
+        groups.append(_Group(places, min(slots), max(slots) - min(slots) + 1))
+    return groups

@@ -1,0 +1,18 @@
+"""A request's error as Triton's response."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from tandem.errors import RequestError
+
+
+def error_response(error: RequestError) -> Any:
+    """The Triton response for a request that ends with an error.
+
+    The message begins with the code, because a stream's error responses and HTTP carry no other.
+    """
+    code = getattr(pb_utils.TritonError, error.code)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"[{error.code}] {error}", code))

@@ -1,0 +1,1 @@
+"""Image classification: from a picture to class scores, without a word of Triton."""

@@ -1,0 +1,136 @@
+"""Two real servers behind a real HAProxy on loopback: chats stay where their KV cache is; one server may die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import BOUND_S, wait_until
+
+from client import Client, ServerError
+from client.metrics import read_metrics
+from launcher import processes
+from launcher.ports import choose_ports
+from launcher.server import TritonServer
+
+pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]
+CONFIG = Path(__file__).parents[2] / "scale_out" / "haproxy.cfg"
+# Two of them have to fit beside each other.
+ENVIRONMENT = {"TANDEM_GRAPH_MEMORY_MB": "0", "TANDEM_KV_CACHE_MB": "128", "TANDEM_THREADS": "1"}
+SYSTEM = "You know these words: " + " ".join(f"word{number}" for number in range(60))
+CHATS = [f"chat {number}" for number in range(6)]
+
+
+@contextlib.contextmanager
+def haproxy(servers: list[TritonServer], log: Path) -> Iterator[str]:
+    """Its address, once it answers."""
+    program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("haproxy is missing: apt-get install haproxy")
+    address = f"127.0.0.1:{choose_ports('127.0.0.1', {'HAProxy': 0})['HAProxy']}"
+    env = {**os.environ, "TANDEM_LISTEN": address}
+    for name, server in zip("AB", servers, strict=True):
+        env |= {f"TANDEM_{name}": server.grpc_url, f"TANDEM_{name}_HTTP": server.http_url.rpartition(":")[2]}
+    with log.open("wb") as file:
+        process = subprocess.Popen([program, "-db", "-f", str(CONFIG)], env=env, stdout=file, stderr=file)
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(address.split(":")[1])), 1):
+                return True
+            return False
+
+        wait_until(answers, "HAProxy listens")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def generated(server: TritonServer) -> float:
+    return read_metrics(server.metrics_url).value("tandem_generated_tokens_total")
+
+
+class Clients:
+    """Streams through the load balancer, one after the other for each chat, until told to stop."""
+
+    def __init__(self, url: str) -> None:
+        self.ended: list[float] = []  # when
+        self.errors: list[tuple[float, ServerError]] = []
+        self._stop = threading.Event()
+        self._client = Client(url)
+        self._threads = [threading.Thread(target=self._run, args=(chat,)) for chat in CHATS]
+
+    def _run(self, chat: str) -> None:
+        while not self._stop.is_set():
+            try:
+                self._client.stream(
+                    f"{chat}: tell me", affinity=chat, max_tokens=24, min_length=24, timeout=120
+                ).result()
+                self.ended.append(time.monotonic())
+            except ServerError as error:
+                self.errors.append((time.monotonic(), error))
+                time.sleep(0.2)
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(BOUND_S)
+        self._client.close()
+
+
+def kill(server: TritonServer) -> None:
+    """As a machine that is switched off: everything at once, and nothing is said."""
+    processes.signal_all(processes.session_pids(server.pid), signal.SIGKILL)
+
+
+def test_two_servers(start_server, tmp_path):
+    options = {"models": ("target", "generate"), "env": ENVIRONMENT, "start_seconds": 600}
+    servers: list[TritonServer] = [start_server(**options) for _ in range(2)]
+    with haproxy(servers, tmp_path / "haproxy.log") as url, Client(url) as client:
+        used = [generated(server) for server in servers]
+        reused = {}
+        for turn in range(2):
+            for chat in CHATS:
+                messages = [
+                    {"role": "system", "content": f"{chat}. {SYSTEM}"},
+                    {"role": "user", "content": f"Turn {turn}"},
+                ]
+                result = client.generate(messages=messages, affinity=chat, max_tokens=8, min_length=8)
+                reused[turn, chat] = result.cached_prompt_tokens / result.prompt_tokens
+        assert all(reused[0, chat] < 0.3 for chat in CHATS), reused
+        assert all(reused[1, chat] > 0.8 for chat in CHATS), f"a second turn went to the other server: {reused}"
+        time.sleep(1)
+        assert all(generated(server) > before for server, before in zip(servers, used, strict=True)), (
+            "one server did everything"
+        )
+
+        with Clients(url) as clients:
+            wait_until(lambda: len(clients.ended) >= len(CHATS), "streams end before anything happens")
+            assert clients.errors == []
+            died = time.monotonic()
+            kill(servers[0])
+            wait_until(
+                lambda: sum(at > died + 5 for at in clients.ended) >= 2 * len(CHATS), "streams end on the other server"
+            )
+        print(f"{len(clients.ended)} streams ended, {len(clients.errors)} with an error:", *clients.errors, sep="\n  ")
+        # Who had begun to read is told at once and clearly; who asks later is served.
+        assert 1 <= len(clients.errors) <= len(CHATS), "each stream of the dead server fails once, and no other"
+        assert all(at < died + 5 for at, _ in clients.errors), "long after the death a request still fails"
+        assert all(error.status in ("UNAVAILABLE", "CANCELLED", "INTERNAL") for _, error in clients.errors)
+        assert client.generate("One", affinity="chat 0", max_tokens=2, min_length=2).generated_tokens == 2

@@ -1,0 +1,42 @@
+"""One short load by the real perf_analyzer: the server counts the same, the report has the raw export's figures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from perf import agreement, analyzer, profile, report
+from perf.runner import Run
+from perf.target import Target
+
+PROFILE = profile.load("smoke").model_copy(update={"rounds": 1, "requests": [2, 4]})
+
+
+def test_smoke(server, tmp_path):
+    program, _ = analyzer.find()
+    (tmp_path / "raw").mkdir()
+    summary = Run(program, PROFILE, Target(server.grpc_url, server.metrics_url, False), tmp_path).measure(print)
+
+    pairs = agreement.differences(summary)
+    assert len(pairs) == 4, "requests and tokens of both levels"
+    assert agreement.disagreements(summary) == []
+    # The negative control: a request that the server did not count is more than 2 % of these.
+    summary["points"][0]["rounds"][0]["server"]["requests"] -= 1
+    assert len(agreement.disagreements(summary)) == 1
+    summary["points"][0]["rounds"][0]["server"]["requests"] += 1
+
+    page = report.write(tmp_path, summary).read_text()
+    for point, count in zip(summary["points"], (2, 4), strict=True):
+        exported = json.loads((tmp_path / point["rounds"][0]["export"]).read_text(errors="replace"))
+        requests = exported["experiments"][0]["requests"]
+        assert len(requests) == count
+        ttft = sorted((r["response_timestamps"][0] - r["timestamp"]) / 1e6 for r in requests)
+        latency = sorted((r["response_timestamps"][-1] - r["timestamp"]) / 1e6 for r in requests)
+        for name, values in (("ttft_ms", ttft), ("latency_ms", latency)):
+            for percent in (50, 90, 99):
+                expected = values[int(np.ceil(count * percent / 100)) - 1]
+                assert point["all"][name][f"p{percent}"] == expected
+                assert f"<td>{expected:.1f}</td>" in page
+        assert [r["response_outputs"][-1]["generated_tokens"] for r in requests] == [24] * count
+        assert point["all"]["tokens"] == 24 * count
