@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline load-gates test-load soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -32,8 +32,7 @@ $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
 	@touch $@
 
 engine: setup ## fetch the default model, build its engine and its drafter; quick when up to date
-	@$(PY) -m build_engines default
-	@$(PY) -m build_engines drafter
+	@PY=$(PY) scripts/engines.sh
 
 engine-vision: setup ## build the image classifiers; `make serve` then serves them too
 	@$(PY) -m build_engines vision resnet50
@@ -65,11 +64,23 @@ endif
 
 test-unit: engine engine-vision ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
+	@scripts/docker_tools.sh
 	$(PY) -m pytest -q tests/unit
 
 test-server: test-engines ## tests against the real server; ENGINE=onnxruntime serves that engine
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
+
+test-kernels: setup ## kernels for GPUs in the interpreter, on thousands of rows; fetches 286 MB, takes some ten minutes
+	@scripts/kernel_packages.sh
+	$(PY) -m pytest -q -s tests/unit/test_device_sampling.py tests/device
+
+# torch of `make setup` is a CPU build: a Python with CUDA's torch, numpy, numba, psutil, pytest and pytest-timeout serves.
+PY_GPU ?= $(PY)
+
+test-gpu: setup ## what needs a GPU or Docker: see tests/gpu; PY_GPU=python whose torch uses the GPU
+	@scripts/kernel_packages.sh
+	PYTHONPATH=$(CURDIR) $(PY_GPU) -m pytest -q -rs tests/gpu
 
 bench: engine ## tokens/s against the bare engine, the cost of invariance and of sampling
 	@$(PY) -m benchmarks.serving

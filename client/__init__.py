@@ -5,6 +5,7 @@ from client.classification import Label
 from client.errors import (
     Cancelled,
     InvalidRequest,
+    Restricted,
     ServerError,
     TimedOut,
     Unavailable,
@@ -25,6 +26,7 @@ __all__ = [
     "Label",
     "Message",
     "Parameters",
+    "Restricted",
     "Result",
     "ServerError",
     "Stream",

@@ -29,6 +29,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 # Reads on the caller's thread: a fifth less CPU time for each response than through grpc's own thread.
 SYNC_CHANNEL_OPTIONS = (*CHANNEL_OPTIONS, (ChannelOptions.SingleThreadedUnaryStream, 1))
 
+# The header that opens a server's administration: see launcher/admin.py.
+ADMIN_KEY_VARIABLE = "TANDEM_ADMIN_KEY"
+ADMIN_HEADER = "triton-grpc-protocol-tandem-admin-key"
+
 # With a timeout the server answers first, with a reason; the client's deadline covers a silent server.
 DEADLINE_GRACE_S = 1.0
 

@@ -39,6 +39,10 @@ class Unreachable(Unavailable):
     """Nothing answers at the server's address."""
 
 
+class Restricted(Unavailable):
+    """The server answers this only to those who send its administration key."""
+
+
 class Cancelled(ServerError):
     """The request was cancelled, by this client or by the server."""
 
@@ -63,6 +67,8 @@ def error_from_status(status: str, message: str) -> ServerError:
     """The typed error for the name of a gRPC status code."""
     if status == "UNAVAILABLE" and any(sign in message.lower() for sign in _NO_CONNECTION):
         return Unreachable(message, status)
+    if "protocol is restricted" in message:
+        return Restricted(f"{message}: set TANDEM_ADMIN_KEY to the server's key", status)
     return _BY_STATUS.get(status, ServerError)(message, status)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from client.errors import Restricted
 from client.metrics import Reading, mean_between, rate_between, read_metrics
 from client.sync import Client
 
@@ -23,7 +24,7 @@ class Status:
 
     url: str
     ready: bool
-    models: dict[str, str]
+    models: dict[str, str] | None  # None where the server tells them only to its operator
     running_sequences: int
     queued_sequences: int
     rows_per_step: float | None  # between the two readings; None where there was no step
@@ -50,7 +51,7 @@ def gather(client: Client, url: str, before: Reading, after: Reading) -> Status:
     return Status(
         url=url,
         ready=client.server_ready(),
-        models=client.models(),
+        models=_models(client),
         running_sequences=int(after.value("tandem_running_sequences")),
         queued_sequences=int(after.value("tandem_queued_sequences")),
         rows_per_step=mean_between(before, after, "tandem_step_rows"),
@@ -68,6 +69,13 @@ def gather(client: Client, url: str, before: Reading, after: Reading) -> Status:
     )
 
 
+def _models(client: Client) -> dict[str, str] | None:
+    try:
+        return client.models()
+    except Restricted:
+        return None
+
+
 def table(status: Status) -> Table:
     """Two columns that read well in a terminal and in a pipe."""
     view = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
@@ -76,9 +84,12 @@ def table(status: Status) -> Table:
     share = status.kv_blocks_used / status.kv_blocks_total if status.kv_blocks_total else 0.0
     rows = "no step just now" if status.rows_per_step is None else f"{status.rows_per_step:.1f}"
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status.requests.items()) if count)
+    models = "told to those who have TANDEM_ADMIN_KEY"
+    if status.models is not None:
+        models = ", ".join(f"{name} {state}" for name, state in sorted(status.models.items()))
     lines = {
         "Server": f"{status.url}, {'ready' if status.ready else 'not ready'}",
-        "Models": ", ".join(f"{name} {state}" for name, state in sorted(status.models.items())),
+        "Models": models,
         "Sequences": f"{status.running_sequences} running, {status.queued_sequences} queued",
         "Batch per step": rows,
         "Tokens/s now": f"{status.generated_per_s:.0f} generated, {status.prompt_per_s:.0f} prompt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -227,13 +228,20 @@ class Client:
         request = service_pb2.ModelReadyRequest(name=model or self.model)
         return bool(self._ask(self._stub.ModelReady, request, timeout).ready)
 
-    def models(self, timeout: float = 5.0) -> dict[str, str]:
+    def models(self, timeout: float = 5.0, admin_key: str | None = None) -> dict[str, str]:
         """State of every model in the server's repository, by name.
+
+        Args:
+            timeout: seconds.
+            admin_key: of a server that tells this only to its operator (default: TANDEM_ADMIN_KEY in the environment).
 
         Raises:
             Unreachable: nothing answers at the address.
+            Restricted: the server wants another key.
         """
-        index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout)
+        key = admin_key or os.environ.get(channel.ADMIN_KEY_VARIABLE)
+        headers = ((channel.ADMIN_HEADER, key),) if key else ()
+        index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout, headers)
         return {model.name: model.state or "UNLOADED" for model in index.models}
 
     def classify(
@@ -267,9 +275,9 @@ class Client:
         request.inputs.add(name=name, datatype="UINT8", shape=data.shape)
         self._ask(self._stub.ModelInfer, request, timeout)
 
-    def _ask(self, method: Any, request: Any, timeout: float | None) -> Any:
+    def _ask(self, method: Any, request: Any, timeout: float | None, headers: Sequence[tuple[str, str]] = ()) -> Any:
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=timeout, metadata=headers)
         except grpc.RpcError as error:
             raise error_from_rpc(error) from None
 

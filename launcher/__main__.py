@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from launcher.admin import KEY_VARIABLE, AdminKeyError, admin_key
 from launcher.engines import VISION_MODELS
 from launcher.errors import ServerError
 from launcher.ports import PortInUseError
@@ -56,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help="memory for the answers to repeated images; 0 is none (default: %(default)s)",
     )
     serve.add_argument("--log", type=Path, help="log file (default: a new one in .cache/logs)")
+    serve.add_argument(
+        "--restrict-admin",
+        action="store_true",
+        help="only clients that send the key in the environment variable "
+        f"{KEY_VARIABLE} may load models, map shared memory, trace and change logging; without that variable, nobody",
+    )
     serve.set_defaults(run=run_serve)
     demo = commands.add_parser("demo", help="start the server on free ports, show it at work, stop it")
     demo.set_defaults(run=run_demo)
@@ -96,6 +103,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
         grpc_port=arguments.grpc_port,
         metrics_port=arguments.metrics_port,
         log=arguments.log,
+        admin_key=admin_key(os.environ) if arguments.restrict_admin else None,
         response_cache_mb=arguments.response_cache_mb,
     )
     server = TritonServer(options)
@@ -150,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (ServerError, PortInUseError, RuntimeMissingError, SettingsFileError) as error:
+    except (AdminKeyError, ServerError, PortInUseError, RuntimeMissingError, SettingsFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -151,6 +151,7 @@ def _assemble_backends(backend: Path, stub: Path, cache: Path, label: str) -> Pa
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=final.parent))
+    scratch.chmod(0o755)  # for servers of other users too
     (scratch / "python").mkdir()
     for source in sources:
         (scratch / "python" / source.name).symlink_to(source)

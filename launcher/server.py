@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from launcher import processes
+from launcher.admin import KEY_VARIABLE, restriction_arguments
 from launcher.engines import check_engines, loadable_models
 from launcher.errors import ServerError
 from launcher.ports import choose_ports
@@ -48,6 +49,7 @@ class Options:
     start_seconds: float = 180.0
     exit_seconds: int = 5  # what Triton waits for requests in flight when it is told to stop
     stop_seconds: float = 15.0  # after that the whole session is killed
+    admin_key: str | None = None  # closes the endpoints of launcher.admin to clients that do not send it; None: open
     response_cache_mb: int = RESPONSE_CACHE_MB  # for whole answers of the models that have a response cache; 0: none
     arguments: Sequence[str] = ()  # more tritonserver arguments
 
@@ -164,6 +166,7 @@ class TritonServer:
         command += [str(runtime.binary), *self._arguments(runtime, models), *options.arguments]
         drain = {"TANDEM_DRAIN_FILE": str(self._drain_file)}
         env = runtime.environment({**os.environ, **drain, **options.env})
+        env.pop(KEY_VARIABLE, None)  # the models have no use for it
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -192,6 +195,8 @@ class TritonServer:
             arguments.append(f"--model-config-name={config_name}")
         if not gpu:
             arguments.append("--allow-gpu-metrics=false")
+        if options.admin_key is not None:
+            arguments += restriction_arguments(options.admin_key)
         if options.response_cache_mb and runtime.caches is not None:
             arguments.append(f"--cache-directory={runtime.caches}")
             arguments.append(f"--cache-config=local,size={options.response_cache_mb << 20}")

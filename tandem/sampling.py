@@ -261,20 +261,58 @@ def _choose(logits: Floats, choices: Sequence[Choice]) -> tuple[Int32s, Floats]:
             state._end_ids if _is_unfinished(state, position) else _NO_IDS,
             _scratch.counts,
         )
-    params = [state.params for state, _ in choices]
-    integers = [(p.top_k, position, p.log_probs) for p, (_, position) in zip(params, choices, strict=True)]
+    reals, integers, seeds = kernel_arguments(choices)
     tokens, log_probs = np.empty(count, np.int32), np.empty(count, np.float32)
     choose_rows(
-        logits.view(np.int32),
-        work.view(np.int32),
-        slots,
-        np.array([state._reals for state, _ in choices], np.float64),
-        np.array(integers, np.int64),
-        np.array([p.seed for p in params], np.uint64),
-        _scratch.arrays,
-        (tokens, log_probs),
+        logits.view(np.int32), work.view(np.int32), slots, reals, integers, seeds, _scratch.arrays, (tokens, log_probs)
     )
     return tokens, log_probs
+
+
+class KernelArguments(NamedTuple):
+    """Parameters of rows as arrays, for kernels; columns as `sampling_kernels.choose_rows` says."""
+
+    reals: npt.NDArray[np.float64]  # [n, 3]: 1 / temperature (0: greedy), top_p, log(min_p)
+    integers: npt.NDArray[np.int64]  # [n, 3]: top_k, position, 1 if the log-probability is wanted
+    seeds: npt.NDArray[np.uint64]  # [n]
+
+
+def kernel_arguments(choices: Sequence[Choice]) -> KernelArguments:
+    """What the choice needs besides the logits, whose penalties and masks are not part of this."""
+    params = [state.params for state, _ in choices]
+    integers = [(p.top_k, position, p.log_probs) for p, (_, position) in zip(params, choices, strict=True)]
+    return KernelArguments(
+        np.array([state._reals for state, _ in choices], np.float64).reshape(-1, 3),
+        np.array(integers, np.int64).reshape(-1, 3),
+        np.array([p.seed for p in params], np.uint64),
+    )
+
+
+class Edits(NamedTuple):
+    """What penalties and masks do to a row: the tokens they concern, each once."""
+
+    tokens: Int32s
+    counts: Int32s  # how often in the answer; -1: masked
+    penalties: Floats  # [3]: repetition, presence, frequency
+
+
+def edits(choice: Choice, vocab: int) -> Edits:
+    """Steps 1 to 4 of this module for one row, as entries for a kernel."""
+    state, position = choice
+    params = state.params
+    history = state._history[:position]
+    counts: dict[int, int] = {}
+    if state._penalties.tolist() != [1.0, 0.0, 0.0]:
+        counts = dict.fromkeys(np.unique(history).tolist(), 0)
+        found, times = np.unique(history[state.prompt_length :], return_counts=True)
+        counts.update(zip(found.tolist(), times.tolist(), strict=True))
+    for *before, last in params.bad_words:
+        if len(before) <= len(history) and history[len(history) - len(before) :].tolist() == before:
+            counts[last] = -1
+    if _is_unfinished(state, position):
+        counts.update(dict.fromkeys(params.end_ids, -1))
+    known = {token: count for token, count in counts.items() if 0 <= token < vocab}
+    return Edits(np.array(list(known), np.int32), np.array(list(known.values()), np.int32), state._penalties)
 
 
 def warm_up(vocab: int) -> None:
