@@ -71,7 +71,7 @@ test-server: test-engines ## tests against the real server; ENGINE=onnxruntime s
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q tests/server
 
-test-kernels: setup ## kernels for GPUs in the interpreter, on thousands of rows; fetches 286 MB, takes some ten minutes
+test-kernels: setup ## kernels for GPUs in the interpreter, on 2000 rows; fetches 286 MB, takes some ten minutes
 	@scripts/kernel_packages.sh
 	$(PY) -m pytest -q -s tests/unit/test_device_sampling.py tests/device
 

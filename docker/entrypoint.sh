@@ -60,8 +60,9 @@ serve() {
     mkdir -p "$state" 2>/dev/null || true
     writable "$state"
     cd "$data"
-    [[ -d model_repository ]] && is_current ||
+    if [[ ! -d model_repository ]] || ! is_current; then
         fail "the models in $data/model_repository are not of this version: run the build service first"
+    fi
     # The container's own server, never that of the wheel, where both are.
     if [[ -z ${TANDEM_TRITONSERVER:-} && -x /opt/tritonserver/bin/tritonserver ]]; then
         export TANDEM_TRITONSERVER=/opt/tritonserver/bin/tritonserver

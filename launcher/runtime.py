@@ -31,6 +31,9 @@ _DEBIAN_PACKAGES = {
     "libnuma.so.1": "libnuma1",
 }
 
+# They come with the GPU's driver, not from a package: an image is built without, and the container runtime adds them.
+_OF_THE_DRIVER = ("libcuda.so", "libnvidia-ml.so")
+
 
 class RuntimeMissingError(RuntimeError):
     """No usable tritonserver; the message says what to install."""
@@ -66,7 +69,10 @@ class Runtime:
         return env
 
     def missing_libraries(self) -> list[str]:
-        """Names of shared libraries that the server, the Python backend or its stub need and do not find."""
+        """Names of shared libraries that the server, the Python backend or its stub need and do not find.
+
+        Those of a GPU's driver do not count.
+        """
         env = self.environment(os.environ)
         missing: set[str] = set()
         python = self.backends / "python"
@@ -75,7 +81,7 @@ class Runtime:
                 continue
             result = subprocess.run(["ldd", str(file.resolve())], capture_output=True, text=True, env=env, check=False)
             missing.update(re.findall(r"^\s*(\S+) => not found", result.stdout, re.MULTILINE))
-        return sorted(missing)
+        return sorted(name for name in missing if not name.startswith(_OF_THE_DRIVER))
 
 
 def debian_packages(libraries: list[str]) -> list[str]:

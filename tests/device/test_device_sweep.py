@@ -1,4 +1,4 @@
-"""The kernels of tandem/device over thousands of random rows in the interpreter, and compiled for every GPU we name.
+"""The kernels of tandem/device over many random rows in the interpreter, and compiled for every GPU we name.
 
 Not part of `make test`: `make test-kernels`, some ten minutes. TANDEM_SWEEP_ROWS says how many rows, TANDEM_SWEEP_SEED
 where to begin.

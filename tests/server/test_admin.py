@@ -24,7 +24,8 @@ TOKENS = 200
 def restricted(tmp_path_factory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("restricted") / "server.log"
     env = {"TANDEM_KV_CACHE_MB": "64", "TANDEM_GRAPH_MEMORY_MB": "0", KEY_VARIABLE: KEY}
-    with TritonServer(Options(models=("target", "generate"), env=env, admin_key=KEY, log=log)) as running:
+    options = Options(models=("target", "generate"), env=env, admin_key=KEY, log=log, start_seconds=600.0)
+    with TritonServer(options) as running:
         yield running
 
 

@@ -151,6 +151,18 @@ def test_log_extract_leaves_out_what_is_normal_without_a_gpu():
     assert log_extract(log, lines=1) == "last words"
 
 
+def test_missing_libraries_are_those_that_packages_bring(tmp_path, monkeypatch):
+    """What `ldd` does not find, without what comes with a GPU's driver: an image is built where there is none."""
+    ldd = tmp_path / "ldd"
+    ldd.write_text(
+        "#!/bin/sh\nprintf '\\tlibcuda.so.1 => not found\\n\\tlibre2.so.9 => not found\\n\\tlibc.so.6 => /x\\n'\n"
+    )
+    ldd.chmod(0o755)
+    monkeypatch.setattr(runtime.sys, "prefix", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert runtime.Runtime(ldd, tmp_path).missing_libraries() == ["libre2.so.9"]
+
+
 def test_debian_packages():
     libraries = ["libpython3.11.so.1.0", "libz.so.1", "libunheard.so.7"]
     assert debian_packages(libraries) == ["libpython3.11", "libunheard.so.7", "zlib1g"]
