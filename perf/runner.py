@@ -105,11 +105,12 @@ class Run:
             per = "token" if "tokens" in found else "request"
             found[f"cpu_ms_per_{per}"] = 1000 * used.ran_s / found.get("tokens", found["requests"])
             # What the server itself got of the machine says more than what the yardstick got before and after.
-            wall = cpu * used.granted
+            wall = used.granted
         made: dict[str, Any] = {
             "export": str(path.relative_to(self._directory)),
             "figures": found,
             "yardstick": {"wall": wall, "cpu": cpu},
+            "granted": used.granted if used.ran_s else None,
             "perf_analyzer": {
                 "requests_per_s": commands.reported_rate(path.with_suffix(".csv")),
                 "window_s": read.window_s,
