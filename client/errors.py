@@ -6,6 +6,8 @@ import re
 
 import grpc
 
+# What grpc says where a stream ends without a status, as behind a load balancer whose server died.
+_BROKEN_OFF = ("stream removed", "end_stream", "rst_stream")
 _NO_CONNECTION = ("failed to connect", "connection refused", "name resolution", "dns resolution")
 
 
@@ -74,9 +76,11 @@ def error_from_status(status: str, message: str) -> ServerError:
 
 def error_from_rpc(error: grpc.RpcError) -> ServerError:
     """The typed error for a failed call of grpc or grpc.aio. What Triton writes in front of a model's message goes."""
-    details = error.details() or "no details"
+    status, details = error.code().name, error.details() or "no details"
+    if status in ("UNKNOWN", "INTERNAL") and any(sign in details.lower() for sign in _BROKEN_OFF):
+        return Unavailable(f"the stream broke off, the server is probably gone: {details}", "UNAVAILABLE")
     marked = _MARKED.search(details)
-    return error_from_status(error.code().name, marked.group(2) if marked else details)
+    return error_from_status(status, marked.group(2) if marked else details)
 
 
 def error_from_message(message: str) -> ServerError:

@@ -4,17 +4,19 @@ The rule, for each of `figures_of` at each level:
 
 1. One value per round, the median request's or the whole round's. Rounds are the unit: requests within one share the
    moment of the machine, and would pretend to more certainty than there is.
-2. The machine's speed is measured before and after each round (perf/yardstick.py); where the run starts the server,
-   also what share of the cores it got while it wanted them (perf/cpu_time.py). This influence is taken out: a figure
-   goes with speed to some power between 0 and 1 (rates; the reverse for times), and that power is the slope that fits
-   the rounds within both runs best, on logarithms. Where speed explains nothing it changes nothing. What remains is
-   what the server did with the machine that it had. Its CPU time for a token, which other work on the machine touches
-   least, is the most sensitive figure; there is one only where the run starts the server.
+2. The machine's influence is taken out. For CPU time that is the speed measured before and after each round
+   (perf/yardstick.py); for times by the clock, where the run starts the server, the share of the cores that the server
+   got while it wanted them (perf/cpu_time.py), else the same speed by the clock. A figure goes with that to some power
+   between 0 and 1 (rates; the reverse for times), and that power is the slope that fits the rounds within both runs
+   best, on logarithms. Where it explains nothing it changes nothing.
 3. The change is the Hodges-Lehmann estimate: the median of the ratios of every round of the run to every round of the
    baseline. Its interval is the 99 % bootstrap over rounds, for the eye.
 4. A figure is flagged if both hold: the two-sided exact Mann-Whitney test over the rounds, after Holm's correction for
    the number of figures, gives p < 0.05; and the change is at least `THRESHOLD`, because two runs differ by more than
    their rounds tell: by where memory lies, by other work on the machine.
+
+Where the server got less than `BUSY` of what it wanted, times by the clock tell of its neighbours and are not flagged.
+Its CPU time for a token, which other work touches least, still is: it is the most sensitive figure in any case.
 
 No figure has a distribution assumed. Six rounds on both sides are the fewest with which 10 figures can be flagged
 at all (the smallest p is 2/924 then): with fewer the comparison says so instead of being silent. p90 and p99 are not
@@ -37,6 +39,7 @@ Values = npt.NDArray[np.float64]
 
 ALPHA = 0.05
 THRESHOLD = 0.075
+BUSY = 0.4
 _RESAMPLES = 2000
 _COMPARED = ("model", "load", "requests", "inputs", "cancelling", "server")
 
@@ -129,10 +132,34 @@ def compare(run: Mapping[str, Any], baseline: Mapping[str, Any], threshold: floa
             p = float(mannwhitneyu(*logs, method="exact").pvalue)
             found.append((after["level"], figure, *medians, *_ratio(*logs), p))
     adjusted = holm([entry[-1] for entry in found])
+    told = ("cpu",) if busy(run, baseline) else ("cpu", "wall")
     return [
-        Change(level, figure, old, new, ratio, low, high, p, _flag(figure, ratio, p, threshold))
+        Change(
+            level,
+            figure,
+            old,
+            new,
+            ratio,
+            low,
+            high,
+            p,
+            _flag(figure, ratio, p, threshold) if figure.clock in told else "",
+        )
         for (level, figure, old, new, ratio, low, high, _), p in zip(found, adjusted, strict=True)
     ]
+
+
+def busy(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+    """A sentence if the machine was too busy with other things for figures by the clock, else nothing."""
+    for name, summary in (("this run", run), ("the baseline", baseline)):
+        shares = [entry.get("granted") for point in summary["points"] for entry in point["rounds"]]
+        known = [share for share in shares if share is not None]
+        if known and np.median(known) < BUSY:
+            return (
+                f"during {name} the server got only {np.median(known):.0%} of the CPU time that it wanted: "
+                "figures by the clock are shown, and only CPU time is judged"
+            )
+    return ""
 
 
 def too_few_rounds(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

@@ -18,6 +18,10 @@ from typing import Any
 from perf.errors import PerfError
 
 
+class EmptyExportError(PerfError):
+    """perf_analyzer ended well and wrote an empty file, as it does once in some hundred runs: measure again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request. Times are nanoseconds since 1970; `tokens`: of each response, () for other models."""
@@ -52,8 +56,11 @@ def read(path: Path) -> Export:
     """Read the export of a run with one experiment.
 
     Raises:
+        EmptyExportError: it is empty.
         PerfError: it is not such a file, or its numbers contradict each other.
     """
+    if path.is_file() and path.stat().st_size == 0:
+        raise EmptyExportError(f"perf_analyzer wrote an empty export: {path}")
     try:
         (experiment,) = json.loads(path.read_text(encoding="utf-8", errors="replace"))["experiments"]
         begin, *_, end = experiment["window_boundaries"]

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,6 +23,7 @@ from perf.profile import Profile
 from perf.target import Target, configuration, first_input
 
 RUNS = CACHE / "load"
+_ATTEMPTS = 3
 _SUCCESS = {"generate": 'tandem_requests_total{outcome="success"'}
 _TOKENS = "tandem_generated_tokens_total"
 
@@ -83,13 +84,21 @@ class Run:
                 for level, count in levels if number % 2 == 0 else reversed(levels):
                     advance(f"round {number + 1} of {profile.rounds}, {profile.load.kind} {level:g}")
                     name = f"{profile.load.kind}-{level:g}-round-{number + 1}"
-                    rounds[level].append(self._round(Measurement(level, count, name)))
+                    rounds[level].append(self._measured(Measurement(level, count, name)))
             if profile.cancelling:
                 self._cancelling = {name: getattr(beside, name) for name in ("cancelled", "ended", "failed")}
         advance("computing the figures")
         summary = self._summary(started, rounds)
         (self._directory / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         return summary
+
+    def _measured(self, measurement: Measurement) -> dict[str, Any]:
+        """A round that perf_analyzer has written down."""
+        for attempt in range(2, _ATTEMPTS + 1):
+            with contextlib.suppress(export.EmptyExportError):
+                return self._round(measurement)
+            measurement = replace(measurement, name=f"{measurement.name}-attempt-{attempt}")
+        return self._round(measurement)
 
     def _round(self, measurement: Measurement) -> dict[str, Any]:
         before = self._totals()
@@ -105,11 +114,12 @@ class Run:
             per = "token" if "tokens" in found else "request"
             found[f"cpu_ms_per_{per}"] = 1000 * used.ran_s / found.get("tokens", found["requests"])
             # What the server itself got of the machine says more than what the yardstick got before and after.
-            wall = cpu * used.granted
+            wall = used.granted
         made: dict[str, Any] = {
             "export": str(path.relative_to(self._directory)),
             "figures": found,
             "yardstick": {"wall": wall, "cpu": cpu},
+            "granted": used.granted if used.ran_s else None,
             "perf_analyzer": {
                 "requests_per_s": commands.reported_rate(path.with_suffix(".csv")),
                 "window_s": read.window_s,

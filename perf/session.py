@@ -79,8 +79,8 @@ def compared(summary: Mapping[str, Any], wanted: Path | None) -> tuple[list[Chan
         if wanted:
             raise
         return [], None, [f"not compared: {error}; store a new baseline with `make load-baseline`"]
-    few = compare.too_few_rounds(summary, baseline)
-    return changes, baseline, [few] if few else []
+    notes = [compare.too_few_rounds(summary, baseline), compare.busy(summary, baseline)]
+    return changes, baseline, [note for note in notes if note]
 
 
 def show(summary: Mapping[str, Any], changes: Sequence[Change], notes: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from client import (
 )
 from client.asynchronous import AsyncStream
 from client.channel import AFFINITY_HEADER, metadata
-from client.errors import error_from_message, error_from_status
+from client.errors import error_from_message, error_from_rpc, error_from_status
 from client.request import TENSORS, Parameters, build_request
 from client.response import parse_chunk
 from client.sync import Stream
@@ -368,3 +368,17 @@ def test_affinity_is_a_header_that_any_text_fits_in():
     assert value.isalnum()
     assert metadata("Gespräch\n1") == ((name, value),)
     assert metadata("another") != ((name, value),)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        (grpc.StatusCode.UNKNOWN, "Stream removed (Data frame with END_STREAM flag received)", Unavailable),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", Unavailable),
+        (grpc.StatusCode.UNKNOWN, "something else", ServerError),
+    ],
+)
+def test_a_stream_that_breaks_off_is_unavailable(code, details, kind):
+    error = error_from_rpc(Refused(code, details))
+    assert type(error) is kind
+    assert details in str(error)

@@ -77,6 +77,16 @@ def test_too_few_rounds_are_said_to_be_too_few() -> None:
     assert flags(compare.compare(run(1, slower=2, rounds=3), run(2, rounds=3))) == {}
 
 
+def test_a_machine_that_is_busy_with_others_judges_only_cpu_time() -> None:
+    slow, fast = run(1, slower=1.15), run(2)
+    for entry in slow["points"][0]["rounds"]:
+        entry["granted"] = 0.2
+    assert flags(compare.compare(slow, fast)) == {"cpu_ms_per_token": "worse"}
+    assert "during this run the server got only 20%" in compare.busy(slow, fast)
+    assert "during the baseline" in compare.busy(fast, slow)
+    assert compare.busy(fast, fast) == ""
+
+
 def test_holm() -> None:
     """The example of Holm's procedure by hand: 0.01·4, max(0.04, 0.02·3), max(…, 0.03·2), 0.5."""
     assert compare.holm([0.02, 0.01, 0.5, 0.03]) == pytest.approx([0.06, 0.04, 0.5, 0.06])

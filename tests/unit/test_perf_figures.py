@@ -13,7 +13,7 @@ import pytest
 
 from perf import export, figures
 from perf.errors import PerfError
-from perf.export import Request
+from perf.export import EmptyExportError, Request
 
 FILE = Path(__file__).parent / "data" / "perf_export.json"
 MS = 1_000_000
@@ -136,6 +136,33 @@ def test_exports_that_contradict_themselves(
 ) -> None:
     with pytest.raises(PerfError, match=message):
         export.read(changed(tmp_path, change))
+
+
+def test_empty_export_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty.json").touch()
+    with pytest.raises(EmptyExportError, match="wrote an empty export"):
+        export.read(tmp_path / "empty.json")
+
+
+def test_an_empty_export_is_measured_again(tmp_path: Path) -> None:
+    from perf.runner import Measurement, Run
+
+    class Flaky(Run):
+        def __init__(self, failures: int) -> None:
+            self.names: list[str] = []
+            self.failures = failures
+
+        def _round(self, measurement: Measurement) -> dict[str, Any]:
+            self.names.append(measurement.name)
+            if len(self.names) <= self.failures:
+                raise EmptyExportError("empty")
+            return {}
+
+    twice = Flaky(1)
+    assert twice._measured(Measurement(1, 1, "a")) == {}
+    assert twice.names == ["a", "a-attempt-2"]
+    with pytest.raises(EmptyExportError):
+        Flaky(3)._measured(Measurement(1, 1, "a"))
 
 
 def test_file_that_is_no_export(tmp_path: Path) -> None:
