@@ -53,9 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     language = commands.add_parser("language", help="build a language model from a directory, hub id or GGUF file")
     language.add_argument("source", help="Hugging Face directory, hub id (owner/name) or GGUF file")
-    _add_recipe(language)
-    language.add_argument("--compute-capability", nargs="+", default=CAPABILITIES, metavar="X.Y", dest="capabilities",
-                          help="GPUs to compile for, with --runtime tensorrt")  # fmt: skip
+    default = commands.add_parser("default", help="fetch the default model and build it")
+    for parts in (language, default):
+        _add_recipe(parts)
+        parts.add_argument("--compute-capability", nargs="+", default=CAPABILITIES, metavar="X.Y", dest="capabilities",
+                           help="GPUs to compile for, with --runtime tensorrt")  # fmt: skip
     compiles = commands.add_parser(
         "compile-check",
         help="compile an ONNX graph with TensorRT for RTX, which needs no GPU",
@@ -64,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     compiles.add_argument("graph", type=Path, help=".onnx file")
     compiles.add_argument("--compute-capability", nargs="+", default=CAPABILITIES, metavar="X.Y", dest="capabilities",
                           help="GPUs to compile for")  # fmt: skip
-    _add_recipe(commands.add_parser("default", help="fetch the default model and build it"))
     pair = commands.add_parser(
         "pair",
         help="build a target and a smaller model that drafts for it (speculative decoding)",
@@ -171,7 +172,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     if recipe.runtime == "tensorrt":
         from build_engines.language_tensorrt import check
 
-        check(source, recipe, getattr(arguments, "capabilities", CAPABILITIES))
+        check(source, recipe, arguments.capabilities)
         return
     build(source, arguments.output, recipe, name=arguments.name, force=arguments.force)
 

@@ -44,15 +44,15 @@ class Recipe:
     """Tokens of the longest text, where the KV cache has slots; OpenVINO's blocks need no bound."""
 
     def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise BuildError(f"runtime {self.runtime} is not known; choose one of {', '.join(RUNTIMES)}")
         for value, known, what in (
-            (self.weights, WEIGHTS, "weights"),
+            (self.weights, WEIGHTS if self.weights in WEIGHTS else RUNTIMES[self.runtime], "weights"),
             (self.activations, (*ACTIVATIONS, *(["f16"] if self.is_onnx else [])), "activations"),
             (self.kv_cache, KV_CACHE, "KV cache"),
         ):
             if value not in known:
                 raise BuildError(f"precision {value} of the {what} is not known; choose one of {', '.join(known)}")
-        if self.runtime not in RUNTIMES:
-            raise BuildError(f"runtime {self.runtime} is not known; choose one of {', '.join(RUNTIMES)}")
         if self.weights not in RUNTIMES[self.runtime]:
             raise BuildError(
                 f"{self.weights} weights are not built for {self.runtime}; choose one of "
