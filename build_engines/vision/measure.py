@@ -154,7 +154,7 @@ def _worker(directory: Path, pictures: Path, threads: int) -> Iterator[_Process]
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"},
     ) as process:
         try:
             worker = _Process(process, directory.name)

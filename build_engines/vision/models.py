@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from build_engines.errors import BuildError
 from build_engines.vision import digits, efficientnet, huggingface, training
 from build_engines.vision.checkpoint import Checkpoint, Origin
 
@@ -17,6 +18,8 @@ def origin_of(text: str) -> Origin:
         return efficientnet.origin()
     if text == RESNET:
         return _digits_resnet()
+    if "/" not in text and not Path(text).expanduser().exists():
+        raise BuildError(f"{text} is neither {' nor '.join(NAMES)}, nor a directory here, nor a hub id (owner/name)")
     return huggingface.origin(text)
 
 

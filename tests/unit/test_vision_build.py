@@ -12,7 +12,7 @@ import tiny_classifier
 
 from build_engines.errors import BuildError
 from build_engines.vision import build as building
-from build_engines.vision import onnx_graph
+from build_engines.vision import models, onnx_graph
 from build_engines.vision.checkpoint import Origin
 from build_engines.vision.huggingface import normalization, rule_of
 from build_engines.vision.recipes import RECIPES, recipe_named
@@ -138,6 +138,10 @@ def test_the_graph_has_nothing_left_to_fold(origin: Origin, graphs: Path) -> Non
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(BuildError, match=r"there is no recipe int9.*openvino-int8"):
         recipe_named("int9")
+    with pytest.raises(BuildError, match="resnet51 is neither resnet50 nor efficientnet_lite0, nor a directory here"):
+        models.origin_of("resnet51")
+    with pytest.raises(BuildError, match=r"holds no config\.json"):
+        models.origin_of(str(Path(__file__).parent))
 
 
 def test_a_manifest_of_another_kind(tmp_path: Path) -> None:
