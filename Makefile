@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline load-gates test-load soak clean
+.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -115,6 +115,9 @@ load: $(LOAD_NEEDS) ## load test with PROFILE by perf_analyzer: report.html in .
 
 load-baseline: $(LOAD_NEEDS) ## the same, kept as what later `make load` is compared with
 	@$(LOAD) --store-baseline
+
+plan: engine ## the cheapest configuration that keeps service targets, measured: half an hour to an hour
+	@$(PY) -m perf plan $(or $(PLAN),chat)
 
 load-gates: engine ## what the comparison promises: a planted regression is flagged, ten reruns are not; one to two hours
 	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
