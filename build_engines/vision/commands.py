@@ -11,7 +11,7 @@ from typing import Any
 from build_engines.errors import BuildError
 from build_engines.progress import stage
 from build_engines.vision import models
-from build_engines.vision.recipes import DEFAULT, RECIPES
+from build_engines.vision.recipes import RECIPES
 
 COMMANDS = ("vision", "vision-report")
 
@@ -28,7 +28,7 @@ def add_parsers(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     vision.add_argument("model", help=f"{', '.join(models.NAMES)}, a Hugging Face directory or a hub id")
-    vision.add_argument("--recipe", default=DEFAULT, metavar="NAME", help=f"see below (default: {DEFAULT})")
+    vision.add_argument("--recipe", metavar="NAME", help="see below (default: that of the model, INT8)")
     vision.add_argument(
         "--output", type=Path, help="directory of the engine (default: model_repository/MODEL/1/engine)"
     )
@@ -76,8 +76,10 @@ def _build(arguments: argparse.Namespace) -> None:
     from build_engines.vision.build import build
     from build_engines.vision.recipes import recipe_named
 
-    recipe = recipe_named(arguments.recipe)
+    if arguments.recipe:
+        recipe_named(arguments.recipe)  # a wrong name is told before anything is downloaded
     origin = models.origin_of(arguments.model)
+    recipe = recipe_named(arguments.recipe or origin.recipe)
     if arguments.compile and not recipe.gpu:
         raise BuildError(f"{recipe.name} is an engine for a CPU: --compile is for the recipes of a GPU")
     origin = dataclasses.replace(origin, name=arguments.name or origin.name)

@@ -11,8 +11,6 @@ from typing import Any
 from build_engines.errors import BuildError
 from build_engines.vision.checkpoint import Checkpoint, Images
 
-DEFAULT = "openvino-int8"
-
 
 @dataclass(frozen=True, slots=True)
 class Material:

@@ -37,12 +37,13 @@ class Plan:
 
     seed: int = 7
     first_epochs: int = 4  # with the first block of each stage
-    full_images: int = 1024  # with all blocks
+    full_images: int = 2048  # with all blocks
     rate: float = 1e-3
     batch: int = 64
-    page_images: int = 128  # on pages of 3 x 3 cells
-    page_rate: float = 2e-4
+    page_images: int = 320  # on pages of 3 x 3 cells
+    page_rate: float = 3e-4
     page_batch: int = 16
+    settle_images: int = 256  # whose means and variances batch normalization keeps
     head_images: int = 8  # that tell what the outer cells of a full page are
     least_accuracy: float = 0.9  # on `CHECKED` held-out pages; below, the training went wrong
 
@@ -106,6 +107,7 @@ def train(plan: Plan) -> tuple[Any, float]:
         stage.layers = blocks
     _epochs("training, all blocks", network, data, 1, plan.batch, plan.rate / 3, 1, plan.full_images)
     _epochs("training, surroundings", network, data, 1, plan.page_batch, plan.page_rate, 3, plan.page_images)
+    _settle(network, data, 3, plan.settle_images)
     with counted("training, full pages", plan.head_images + CHECKED) as advance:
         _widen_head(network, data, plan.head_images)
         advance(plan.head_images)
@@ -167,6 +169,24 @@ def _epochs(
                 optimizer.step()
                 schedule.step()
                 advance(1)
+
+
+def _settle(network: Any, data: _Pages, cells: int, count: int) -> None:
+    """Means and variances of batch normalization anew, by the final weights: the running ones lag behind them."""
+    import torch
+
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average over all batches
+    network.train()
+    with torch.no_grad(), counted("training, statistics", count) as advance:
+        for part in torch.arange(count).split(32):
+            network(data.batch(part, cells))
+            advance(len(part))
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum
 
 
 def _zero_branches(network: Any) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from build_engines.vision import build, models, photos, stamps
 from build_engines.vision.efficientnet import NAME
-from build_engines.vision.recipes import DEFAULT, recipe_named
+from build_engines.vision.recipes import recipe_named
 from tandem.vision.classifier import Classifier, load_classifier
 from tandem.vision.preprocess import pixels
 
@@ -17,7 +17,8 @@ CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     output = models.output_of(NAME)
-    build.build(models.origin_of(NAME), recipe_named(DEFAULT), output)
+    origin = models.origin_of(NAME)
+    build.build(origin, recipe_named(origin.recipe), output)
     return load_classifier(output, threads=2)
 
 
