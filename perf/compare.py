@@ -39,7 +39,7 @@ Values = npt.NDArray[np.float64]
 
 ALPHA = 0.05
 THRESHOLD = 0.075
-BUSY = 0.4
+BUSY = 0.1  # less has not been tried
 _RESAMPLES = 2000
 _COMPARED = ("model", "load", "requests", "inputs", "cancelling", "server")
 
