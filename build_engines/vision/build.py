@@ -20,6 +20,7 @@ from tandem.vision.classifier import RUNTIMES, load_classifier
 from tandem.vision.manifest import LABELS_FILE, VisionManifest
 
 _VERSION = 1  # raise it when a change of this package changes the engines it writes
+_POOR = 0.75  # agreement with full precision below which the user is warned
 _CHECKED = 16  # pictures on which an engine is compared with full precision when it is built
 
 
@@ -38,6 +39,8 @@ def build(origin: Origin, recipe: Recipe, output: Path, *, force: bool = False) 
             manifest = _build_into(temporary, origin, recipe, key)
     size = sum(item.stat().st_size for item in output.iterdir()) / 1e6
     console.print(f"  [green]✓[/] {output}: {size:.1f} MB, {_words(manifest)}")
+    if manifest.quality and manifest.quality["agreement"] < _POOR:
+        console.print("  [yellow]![/] it often chooses otherwise than full precision: take another recipe for real use")
     return manifest
 
 
