@@ -10,7 +10,6 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import mt_bench
 import pytest
 from rich.progress import track
 from serving import idle_reading
@@ -20,6 +19,7 @@ from benchmarks.cache_trace import Trace, hit_rate, ideal_hit_rate
 from client import Client
 from client.cache import CacheState, cache_state
 from launcher.server import REPOSITORY, Options, TritonServer
+from perf import mt_bench
 
 PROMPTS = 500
 REQUESTS = int(os.environ.get("TRACE_REQUESTS", "10000"))

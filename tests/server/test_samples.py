@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Iterator
 
-import mt_bench
 import pytest
 import requests
 from serving import BOUND_S, wait_for_gauges, wait_until
@@ -15,6 +14,7 @@ from client import AsyncClient, Client, InvalidRequest, Parameters, Result
 from client.__main__ import main
 from client.metrics import read_metrics
 from launcher.server import TritonServer
+from perf import mt_bench
 
 COUNT = 3
 SEED = 2**64 - 2  # the third answer's is 0: they wrap
