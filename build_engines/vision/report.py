@@ -54,7 +54,7 @@ def _validation(origin: Origin, rule: ImageRule, limit: int | None) -> tuple[Ima
     """Pictures that no engine was trained or calibrated with."""
     if origin.name == models.RESNET:
         written, labels = digits.held_out(limit)
-        return digits.pages(written, rule), labels
+        return digits.pictures(written, rule), labels
     from build_engines.vision.stamps import stamps
 
     return stamps(rule, limit)

@@ -22,10 +22,17 @@ import pytest
 from client import AsyncClient, Cancelled, Client, InvalidRequest, TimedOut, Unavailable, Unsupported
 from client.metrics import read_metrics
 from launcher.demo import run_demo
+from launcher.server import REPOSITORY
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "The capital of France is"
 MESSAGES = [{"role": "user", "content": "Name three rivers."}]
+LOADED = ("generate", "target")
+# All of the repository are listed.
+MODELS = {
+    path.parent.name: "READY" if path.parent.name in LOADED else "UNLOADED"
+    for path in REPOSITORY.glob("*/config.pbtxt")
+}
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_readiness(client):
     assert client.server_ready()
     assert client.model_ready()
     assert not client.model_ready("no-such-model")
-    assert client.models() == {"draft": "UNLOADED", "generate": "READY", "target": "READY"}
+    assert client.models() == MODELS
 
 
 @pytest.mark.parametrize("question", [{"prompt": PROMPT}, {"messages": MESSAGES}], ids=["prompt", "messages"])
@@ -325,7 +332,7 @@ def test_command_status(server, client):
     assert done.returncode == 0
     status = json.loads(done.stdout)
     assert status["ready"]
-    assert status["models"] == {"draft": "UNLOADED", "generate": "READY", "target": "READY"}
+    assert status["models"] == MODELS
     assert status["running_sequences"] == 1
     assert status["rows_per_step"] == 1.0
     assert status["generated_per_s"] > 0
