@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load soak clean
+.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -34,8 +34,10 @@ $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
 engine: setup ## fetch the default model, build its engine and its drafter; quick when up to date
 	@PY=$(PY) scripts/engines.sh
 
-engine-vision: setup ## build the image classifiers; `make serve` then serves them too
+engine-digits: setup ## train ResNet-50 on digits and build it, about ten minutes; `make serve` then serves it too
 	@$(PY) -m build_engines vision resnet50
+
+engine-vision: setup ## build the image classifier of photos; `make serve` then serves it too
 	@$(PY) -m build_engines vision efficientnet_lite0
 
 demo: engine ## start the server, stream answers, show batching, stop
@@ -93,7 +95,7 @@ bench-speculation: engine ## speed with and without drafters, about an hour: doc
 bench-cache: engine ## what KV-cache reuse brings, about ten minutes: docs/cache.svg
 	@$(PY) -m benchmarks.cache
 
-bench-batching: engine-vision ## what dynamic batching of images brings, by perf_analyzer, about ten minutes
+bench-batching: engine-digits ## what dynamic batching of images brings, by perf_analyzer, about ten minutes
 	@$(PY) -m benchmarks.batching
 
 profile: engine ## where a step's time goes: docs/operators.md, and a trace of the torch model

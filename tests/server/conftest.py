@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import served_engine
 
-from launcher.engines import VISION_MODELS
-from launcher.server import Options, TritonServer
+from launcher.engines import CLASSIFIERS, VISION_MODELS
+from launcher.server import REPOSITORY, Options, TritonServer
+from tandem.vision.repository import built_engines
 
 if served_engine.HAS_SLOTS:
     os.environ.setdefault("TANDEM_TARGET_ENGINE", str(served_engine.default_engine()))
@@ -91,7 +92,8 @@ class TritonPythonModel:
 
 @pytest.fixture(scope="session")
 def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """The classifiers with their ensembles, nothing else. Fails, not skips, without their engines."""
+    """The classifiers that are built, with their ensembles. Fails, not skips, without that of photos."""
+    assert "efficientnet_lite0" in built_engines(REPOSITORY, CLASSIFIERS), "run `make engine-vision`"
     log = tmp_path_factory.mktemp("vision") / "server.log"
     with TritonServer(Options(models=VISION_MODELS, log=log)) as running:
         yield running
