@@ -23,7 +23,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 ENGINE_MODELS = ("target",)  # the server does not start without their engines; the others are left out
 VISION_MODELS = tuple(model for model, owners in NEEDS.items() if set(owners) <= set(CLASSIFIERS))
-_COMMANDS = {"target": "make engine", "draft": "python -m build_engines pair"}
+_COMMANDS = {"target": "make engine", "draft": "python -m build_engines pair", "resnet50": "make engine-digits"}
 _VISION_COMMAND = "make engine-vision"
 
 
@@ -39,7 +39,7 @@ def check_engines(repository: Path, models: Sequence[str], env: Mapping[str, str
         if (repository / model).is_dir() and not _has_engine(repository, model, env):
             owners = NEEDS[model]
             directories = " or ".join(str(engine_directory(repository, owner, env)) for owner in owners)
-            command = _COMMANDS.get(owners[0], _VISION_COMMAND)
+            command = _COMMANDS.get(owners[0], _VISION_COMMAND) if len(owners) == 1 else _VISION_COMMAND
             raise EngineMissingError(f"model {model!r} has no engine in {directories}: build it with `{command}`")
 
 

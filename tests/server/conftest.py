@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import served_engine
 
-from launcher.engines import CLASSIFIERS, VISION_MODELS
+from launcher.engines import CLASSIFIERS, VISION_MODELS, loadable_models
 from launcher.server import REPOSITORY, Options, TritonServer
 from tandem.vision.repository import built_engines
 
@@ -95,5 +95,6 @@ def vision_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
     """The classifiers that are built, with their ensembles. Fails, not skips, without that of photos."""
     assert "efficientnet_lite0" in built_engines(REPOSITORY, CLASSIFIERS), "run `make engine-vision`"
     log = tmp_path_factory.mktemp("vision") / "server.log"
-    with TritonServer(Options(models=VISION_MODELS, log=log)) as running:
+    models = [name for name in loadable_models(REPOSITORY, os.environ) if name in VISION_MODELS]
+    with TritonServer(Options(models=models, log=log)) as running:
         yield running
