@@ -224,7 +224,7 @@ def test_large_images_through_system_shared_memory(vision_server):
 
 def test_decoder_gives_each_classifier_its_pixels(vision_server, engines):
     image = PHOTOS["chelsea.png"]
-    answer = infer(vision_server, grpc, "image_decoder", [image_input(grpc, [image])], CLASSIFIERS)
+    answer = infer(vision_server, grpc, "image_decoder", [image_input(grpc, [image])], tuple(BUILT))
     for name, pixels in answer.items():
         assert (pixels[0] == decode(image, engines[name].manifest.image, ImageLimits())).all()
 
