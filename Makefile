@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load soak clean
+.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load test-compile soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -132,6 +132,9 @@ bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s 
 	@$(PY) -m build_engines precision-gates
 	@$(PY) -m build_engines default --runtime onnxruntime --output .cache/engines/onnxruntime
 	@$(PY) -m benchmarks.engines
+
+test-compile: setup ## the classifiers' graphs for TensorRT compile for three GPU architectures, here without one
+	$(PY) -m pytest -q -m load tests/load/test_vision_compile.py
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load/test_soak.py
