@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from tandem.manifest import FILE_NAME, Manifest, ManifestError, check_files, check_runtime
+from tandem.manifest import Manifest, ManifestError, check_files, check_runtime
+from tandem.manifest_file import read_manifest, write_manifest
 
 FORMAT_VERSION = 1
 KIND = "recurrent-drafter"
@@ -43,10 +43,7 @@ class DrafterManifest:
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`; the last file of a build."""
-        text = json.dumps({"format_version": FORMAT_VERSION, "kind": KIND, **asdict(self)}, indent=2)
-        partial = directory / f".{FILE_NAME}.partial"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(directory / FILE_NAME)
+        write_manifest(directory, KIND, FORMAT_VERSION, asdict(self))
 
     @classmethod
     def load(cls, directory: Path) -> DrafterManifest:
@@ -55,18 +52,8 @@ class DrafterManifest:
         Raises:
             ManifestError: something is missing, damaged or made for another version; it names both sides.
         """
-        path = directory / FILE_NAME
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ManifestError(f"{directory} holds no drafter: {FILE_NAME} is missing. {_REBUILD}") from None
-        except (OSError, ValueError) as error:
-            raise ManifestError(f"{path} cannot be read: {error}. {_REBUILD}") from None
-        found = (data.pop("kind", None), data.pop("format_version", None)) if isinstance(data, dict) else (None, None)
-        if found != (KIND, FORMAT_VERSION):
-            raise ManifestError(f"{path}: expected {KIND} {FORMAT_VERSION}, found {found[0]} {found[1]}. {_REBUILD}")
-        if data.keys() != {item.name for item in fields(cls)} or not isinstance(data["files"], dict):
-            raise ManifestError(f"{path}: its fields are not those of a drafter: {', '.join(sorted(data))}. {_REBUILD}")
+        names = {item.name for item in fields(cls)}
+        data = read_manifest(directory, "drafter", KIND, FORMAT_VERSION, names, _REBUILD)
         manifest = cls(**data)
         what = f"the drafter in {directory}"
         check_runtime(what, manifest.runtime, manifest.runtime_version, _REBUILD)

@@ -21,14 +21,11 @@ from tandem.kv_cache import BlockTable, OutOfBlocks
 from tandem.prefix_index import root_key
 from tandem.sampling import NO_TOKEN, Choice, SamplingParams, SamplingState, choose, warm_up
 from tandem.sequence_cache import SequenceCache, cache_of
-from tandem.slot_cache import SlotMemory
 from tandem.speculation import DraftState, Proposal, Speculation, agreement
 from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest, StepResult, StepRow, chunk_length
-from tandem.step_cost import WIDTHS, StepCost, profile
 
 WARM_UP_TOKENS = 64
 PREFILL_TOKENS = 32  # a pass with at least so many prompt tokens tells what one costs
-PROFILE_CONTEXT = 192  # tokens in the cache while the cost of steps is profiled
 
 
 @dataclass(slots=True)
@@ -406,19 +403,3 @@ def _up_to_end(run: list[int], end_ids: Sequence[int]) -> list[int]:
         if token == NO_TOKEN or token in end_ids:
             return run[: place + 1]
     return run
-
-
-def profile_engine(engine: Engine) -> StepCost:
-    """Measure what a step costs by its number of tokens; to be called before anything is in the cache."""
-    room = engine.block_size * (1 if isinstance(engine, SlotMemory) else engine.num_blocks - 1)  # for one sequence
-    context = max(0, min(PROFILE_CONTEXT, room - max(WIDTHS)))
-    blocks = range(min(engine.num_blocks, -(-(context + max(WIDTHS)) // engine.block_size)))
-
-    def run(width: int) -> float:
-        started = time.perf_counter()
-        engine.forward([Row([0] * width, context, blocks, width, width)], width)
-        return time.perf_counter() - started
-
-    ready = max(engine.graph_widths, default=0)
-    widths = [*engine.graph_widths, *(w for w in WIDTHS if ready < w <= min(room, len(blocks) * engine.block_size))]
-    return profile(run, widths=widths, ready=ready)

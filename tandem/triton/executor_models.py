@@ -12,8 +12,9 @@ import triton_python_backend_utils as pb_utils
 
 from tandem.cache_setup import build_cache
 from tandem.drafters import model_drafter_for
+from tandem.engine_profile import profile_engine
 from tandem.engines import EngineOptions, load_engine
-from tandem.executor import Executor, profile_engine
+from tandem.executor import Executor
 from tandem.sequence_cache import cache_of
 from tandem.settings import DraftSettings, TargetSettings
 from tandem.shared_texts import SharedTexts

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tandem.manifest import FILE_NAME, ManifestError, check_files, check_runtime
+from tandem.manifest_file import read_manifest, write_manifest
 from tandem.vision.preprocess import ImageRule
 
 FORMAT_VERSION = 1
@@ -60,10 +60,7 @@ class VisionManifest:
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`; the last file of a build."""
-        text = json.dumps({"format_version": FORMAT_VERSION, "kind": KIND, **asdict(self)}, indent=2)
-        partial = directory / f".{FILE_NAME}.partial"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(directory / FILE_NAME)
+        write_manifest(directory, KIND, FORMAT_VERSION, asdict(self))
 
     @classmethod
     def read(cls, directory: Path) -> VisionManifest:
@@ -72,26 +69,14 @@ class VisionManifest:
         Raises:
             ManifestError: there is none, or it is none of a classifier.
         """
-        path = directory / FILE_NAME
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ManifestError(f"{directory} holds no classifier: {FILE_NAME} is missing. {_REBUILD}") from None
-        except (OSError, ValueError) as error:
-            raise ManifestError(f"{path} cannot be read: {error}. {_REBUILD}") from None
-        found = (data.pop("kind", None), data.pop("format_version", None)) if isinstance(data, dict) else (None, None)
-        if found != (KIND, FORMAT_VERSION):
-            raise ManifestError(f"{path}: expected {KIND} {FORMAT_VERSION}, found {found[0]} {found[1]}. {_REBUILD}")
-        if data.keys() != {item.name for item in fields(cls)} or not isinstance(data["files"], dict):
-            raise ManifestError(
-                f"{path}: its fields are not those of a classifier: {', '.join(sorted(data))}. {_REBUILD}"
-            )
+        names = {item.name for item in fields(cls)}
+        data = read_manifest(directory, "classifier", KIND, FORMAT_VERSION, names, _REBUILD)
         try:
             rule = data.pop("image")
             image = ImageRule(**{**rule, "background": tuple(rule["background"])})
             return cls(image=image, mean=tuple(data.pop("mean")), std=tuple(data.pop("std")), **data)
         except (TypeError, ValueError, KeyError) as error:
-            raise ManifestError(f"{path}: {error}. {_REBUILD}") from None
+            raise ManifestError(f"{directory / FILE_NAME}: {error}. {_REBUILD}") from None
 
     @classmethod
     def load(cls, directory: Path) -> VisionManifest:

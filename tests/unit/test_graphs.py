@@ -12,9 +12,9 @@ from transformers import Gemma2Config, LlamaConfig
 from build_engines.language import build
 from build_engines.recipe import Recipe
 from build_engines.source import resolve
+from tandem.engine_profile import profile_engine
 from tandem.engines import EngineOptions, Row, load_engine
 from tandem.engines.openvino import GRAPH_MEMORY, GRAPH_WIDTHS, MODEL_FILE, OpenVinoEngine, _apart
-from tandem.executor import profile_engine
 
 BLOCKS = 2  # of each sequence
 PROMPT = 20

@@ -10,7 +10,8 @@ from coordination import LocalTarget, expected_tokens, make_sequence
 from table_engine import SlotTableEngine
 
 from tandem.decoding import DecodingLoop
-from tandem.executor import Executor, profile_engine
+from tandem.engine_profile import profile_engine
+from tandem.executor import Executor
 from tandem.metrics import Metrics
 from tandem.sampling import SamplingParams
 from tandem.scheduler import Capacity, Scheduler
