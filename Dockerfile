@@ -24,8 +24,8 @@ COPY build_engines build_engines
 COPY client client
 COPY launcher launcher
 COPY perf perf
-RUN --mount=type=cache,target=/root/.cache/pip \
-    INSTALL_PACKAGES=1 scripts/setup.sh && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=cache,target=/var/cache/pip \
+    PIP_CACHE_DIR=/var/cache/pip INSTALL_PACKAGES=1 scripts/setup.sh && rm -rf /var/lib/apt/lists/*
 COPY docker docker
 RUN if [ "$PLATFORM" = gpu ]; then docker/tensorrt_python.sh; fi
 COPY drafters drafters
