@@ -47,16 +47,7 @@ class AsyncStream(AsyncIterator[Chunk]):
     async def __anext__(self) -> Chunk:
         if self._ended:
             raise StopAsyncIteration
-        try:
-            response = await self._call.read()
-        except asyncio.CancelledError:
-            self._ended = True
-            if self._cancelled_here:
-                raise Cancelled("cancelled by the client", "CANCELLED") from None
-            raise
-        except grpc.RpcError as error:
-            self._ended = True
-            raise error_from_rpc(error) from None
+        response = await self._read()
         if response is grpc.aio.EOF:
             self._ended = True
             self._collector.check_end()
@@ -66,10 +57,23 @@ class AsyncStream(AsyncIterator[Chunk]):
         except ServerError:
             self._ended = True
             # The server is ending the stream too: cancelling it in that moment can trip Triton 2.51.
-            with contextlib.suppress(grpc.RpcError):
-                while await self._call.read() is not grpc.aio.EOF:
+            with contextlib.suppress(ServerError):
+                while await self._read() is not grpc.aio.EOF:
                     pass
             raise
+
+    async def _read(self) -> Any:
+        """The next response or `EOF`; raises as the iteration does."""
+        try:
+            return await self._call.read()
+        except asyncio.CancelledError:
+            self._ended = True
+            if self._cancelled_here:
+                raise Cancelled("cancelled by the client", "CANCELLED") from None
+            raise
+        except grpc.RpcError as error:
+            self._ended = True
+            raise error_from_rpc(error) from None
 
     async def result(self) -> Result:
         """Wait for the rest and return the whole answer; the first, if there are several.

@@ -35,7 +35,11 @@ def fragile_server(tmp_path_factory) -> Iterator[TritonServer]:
     directory = tmp_path_factory.mktemp("fragile")
     engine = directory / "engine"
     engine.symlink_to(default_engine(), target_is_directory=True)
-    env = {"TANDEM_TARGET_ENGINE": str(engine), "TANDEM_KV_CACHE_MB": pool_mb(64, slots=6)}
+    env = {
+        "TANDEM_TARGET_ENGINE": str(engine),
+        "TANDEM_KV_CACHE_MB": pool_mb(64, slots=6),
+        "TANDEM_GRAPH_MEMORY_MB": "512",  # graphs for as many streams as these tests have: it is loaded again and again
+    }
     options = Options(models=("target", "generate"), env=env, log=directory / "server.log")
     with TritonServer(options) as running:
         yield running

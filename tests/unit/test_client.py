@@ -281,6 +281,21 @@ def test_iterating_after_cancel_says_so(kind):
 
 
 @both
+def test_cancelling_while_an_error_comes_gives_the_error(kind):
+    class CancelledAfterwards(Call):
+        """The error is on its way when the client cancels: it is read, and nothing behind it can be."""
+
+        def __next__(self):
+            event = super().__next__()
+            stream.cancel()
+            return event
+
+    stream = kind(CancelledAfterwards(service_pb2.ModelStreamInferResponse(error_message="[UNAVAILABLE] full")))
+    with pytest.raises(Unavailable, match="full"):
+        stream.result()
+
+
+@both
 def test_close_cancels_and_ends(kind):
     call = Call(response(text_output=string("a")))
     stream = kind(call)
