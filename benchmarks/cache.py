@@ -2,7 +2,8 @@
 
 1. TTFT of a long prompt that is cached against the same one under a new salt, which is cold.
 2. The TTFTs of a chat of ten turns together, with reuse and with a new salt for each turn.
-3. Tokens/s of requests that share nothing, on a server with the cache and on one without.
+3. Tokens/s of requests that share nothing, on a server with the cache and on one without; and, since that is noisy, the
+   share of the time that such requests spend in the cache, without a server.
 4. TTFT against how much of the prompt is shared, and the hit rate of the cache against the size of its pool on a
    Zipf-distributed trace (the cache itself, without an engine), as a plot.
 """
@@ -20,15 +21,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.cache_cost import shares
 from benchmarks.cache_trace import hit_rate, ideal_hit_rate, pool_sizes, zipf_trace
 from benchmarks.environment import ENGINE, machine
 from benchmarks.serving import served_rate
 from benchmarks.workloads import jobs
 from client import Client, Message
 from launcher.server import Options, TritonServer
+from tandem.engines import EngineOptions, load_engine
 from tandem.prompt import PromptEncoder
+from tandem.settings import TargetSettings
 
 PLOT = Path("docs") / "cache.svg"
+COST_POOL_MB = 64  # so small that each batch takes blocks that are kept
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
@@ -45,6 +50,10 @@ class Texts:
         while len(ids) < tokens:
             ids += self._encoder.encode(self._rng.choice(self._sources) + "\n\n", special_tokens=False)
         return str(self._encoder.tokenizer.decode(ids[:tokens]))
+
+    def ids_of_length(self, tokens: int) -> list[int]:
+        """Token ids of such a text; a few more or fewer, because a text that was cut is divided otherwise."""
+        return self._encoder.encode(self.of_length(tokens), special_tokens=False)
 
 
 def ttft(client: Client, prompt: str, salt: str) -> float:
@@ -98,6 +107,18 @@ def nothing_shared(
             rates[client] = served_rate(client, [texts.of_length(100) for _ in range(streams)], tokens)
         pairs.append((rates[off], rates[on]))
     return pairs
+
+
+def cost_of_the_cache(texts: Texts, rounds: int, streams: int, tokens: int) -> list[tuple[float, float]]:
+    """Share of the time spent in the cache without reuse and with it, for requests that share nothing."""
+    options = EngineOptions(kv_cache_mb=COST_POOL_MB, graph_memory_mb=TargetSettings().graph_memory_mb)
+    engine = load_engine(ENGINE.resolve(), options)
+    batches = [
+        # A token of its own first, so that no prompt begins like another.
+        [[number, *texts.ids_of_length(100)] for number in range(at, at + streams)]
+        for at in range(1000, 1000 + rounds * streams, streams)
+    ]
+    return shares(engine, batches, tokens)
 
 
 def by_shared_length(client: Client, texts: Texts, tokens: int, rounds: int) -> dict[int, list[float]]:
@@ -177,12 +198,14 @@ def main() -> None:
         Client(off_server.grpc_url) as off,
         Progress(transient=True) as progress,
     ):
-        task = progress.add_task("long prompt", total=5)
+        task = progress.add_task("long prompt", total=6)
         long_pairs = long_prompt(on, texts, arguments.tokens, rounds)[1:]
         progress.update(task, advance=1, description="chats")
         chat_pairs = chats(on, max(3, rounds // 2))[1:]
         progress.update(task, advance=1, description="nothing shared")
         plain_pairs = nothing_shared(on, off, texts, 4 * rounds, arguments.streams, arguments.answer)[2:]
+        progress.update(task, advance=1, description="cost of the cache")
+        costs = cost_of_the_cache(texts, rounds, arguments.streams, arguments.answer)[1:]
         progress.update(task, advance=1, description="by shared length")
         seconds = by_shared_length(on, texts, arguments.tokens, 3)
         progress.update(task, advance=1, description="hit rates")
@@ -195,6 +218,10 @@ def main() -> None:
     row(table, "TTFTs of a chat of 10 turns together", chat_pairs, "ms", 1000, "at most 0.25")
     name = f"tokens/s, {arguments.streams} streams that share nothing"
     row(table, name, plain_pairs, "", 1, "at least 0.99")
+    without, with_cache = (statistics.median(side) for side in zip(*costs, strict=True))
+    extra = [b - a for a, b in costs]
+    spread = f"costs {statistics.median(extra):.2%} ({min(extra):.2%} to {max(extra):.2%})"
+    table.add_row("time in the cache, the same", f"{without:.2%}", f"{with_cache:.2%}", spread, "at most 1 %")
     console = Console(width=max(110, Console().width))
     console.print(table)
     found = ", ".join(f"{share:.0%}: {ours:.1%} (ideal {ideal:.1%})" for share, ours, ideal in points)

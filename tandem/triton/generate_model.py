@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 
 from tandem.coordinator import Coordinator
 from tandem.drafters import has_model_drafter
-from tandem.errors import InvalidRequest, RequestError
+from tandem.errors import InvalidRequest
 from tandem.settings import CoordinatorSettings
 from tandem.triton.bls_executor import BlsExecutor
-from tandem.triton.errors import error_response
+from tandem.triton.errors import error_response, request_error
 from tandem.triton.metrics import MetricsPublisher
 from tandem.triton.responses import FINAL, ResponseSender
 from tandem.triton.tensors import parameters_of
 
 SWITCH_INTERVAL_S = 0.0005
-
-log = logging.getLogger(__name__)
 
 
 class GenerateModel:
@@ -50,19 +47,13 @@ class GenerateModel:
                 parsed = self._coordinator.parse(fields, parameters)
                 self._responses.submit(parsed, sender, _timeout_s(request, parameters))
             except Exception as failure:
-                error = failure if isinstance(failure, RequestError) else _unexpected(failure)
+                error = request_error(failure)
                 self._coordinator.count_refused(error)
                 sender.send(error_response(error), flags=FINAL)
 
     def finalize(self) -> None:
         for part in (self._coordinator, self._responses, self._metrics):
             part.stop()
-
-
-def _unexpected(failure: Exception) -> RequestError:
-    """A bug must not leave the client waiting."""
-    log.error("a request could not be read", exc_info=failure)
-    return RequestError(f"internal error while reading the request: {failure!r}")
 
 
 def _timeout_s(request: Any, parameters: Mapping[str, Any]) -> float | None:

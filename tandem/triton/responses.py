@@ -17,7 +17,7 @@ from tandem.coordinator import Coordinator
 from tandem.errors import RequestError
 from tandem.request import GenerateRequest
 from tandem.sequence import Emission, Sequence
-from tandem.triton.errors import error_response
+from tandem.triton.errors import error_response, request_error
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # How often each open stream is asked whether its client is still there: asking costs a round trip to the server, so
@@ -68,7 +68,11 @@ class ResponseSender:
         self._thread.join()
 
     def submit(self, request: GenerateRequest, sender: Any, timeout_s: float | None) -> None:
-        """Queue a request whose answer goes to `sender`. Raises `RequestError` if it is refused."""
+        """Queue a request whose answer goes to `sender`; that it is refused then is an answer too.
+
+        Raises:
+            InvalidRequest: it cannot be read; nothing goes to `sender`.
+        """
         first, prompt = self._coordinator.prepare(request, self, timeout_s)
         echo = "" if request.exclude_input_in_output else prompt
         streams = {sequence: Stream(sequence, index, echo) for index, sequence in enumerate(first.group)}
@@ -76,10 +80,12 @@ class ResponseSender:
             self._answers[first] = Answer(sender, request, streams)
         try:
             self._coordinator.submit(request, first)
-        except RequestError:
-            with self._wake:
-                del self._answers[first]
-            raise
+        except Exception as failure:
+            # Sent by this sender's thread only: Triton 2.51 crashes if it is asked about the cancellation of a request
+            # whose final response another thread sends in that moment.
+            error = request_error(failure)
+            self._coordinator.count_refused(error)
+            self.fail(first, error)
 
     def emit(self, sequence: Sequence, emission: Emission) -> None:
         """See `Sink.emit`."""

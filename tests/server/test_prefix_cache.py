@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import requests
 from redis_process import RedisProcess, redis_process
 from served_engine import HAS_SLOTS
 from serving import BOUND_S, idle_reading, stub_pids, wait_until
+from small_disk import can_mount, small_disk
 from tokenizers import Tokenizer
 
 from client import Client, Parameters, Result
@@ -201,6 +203,28 @@ def test_every_tier_gives_back_what_was_computed_and_no_fault_reaches_a_request(
         assert (state(server).answer_hits, state(server).answer_misses) == (1, 2)
         assert main(["cache", "--reset", "--url", server.grpc_url]) == 0
         assert ask(server, LONG[-1], "hit").cached_prompt_tokens == 0
+
+
+@pytest.mark.skipif(HAS_SLOTS, reason="tiers keep blocks, and this engine has slots")
+def test_a_full_disk_costs_hits_and_no_request(tmp_path):
+    """A real file system with room for two blocks, which then has some again."""
+    directory = tmp_path / "full"
+    if not can_mount(directory):
+        pytest.skip("mounting a small file system is not allowed here; a unit test has a disk that says it is full")
+    with (
+        small_disk(directory, 2),
+        TritonServer(tiered(directory, tmp_path / "log", TANDEM_HOST_CACHE_MB="0")) as server,
+    ):
+        missed = [contents(ask(server, prompt, f"miss {number}")) for number, prompt in enumerate(LONG)]
+        for _ in range(2):
+            assert [contents(ask(server, prompt, "hit")) for prompt in LONG] == missed
+        wait_until(lambda: state(server).tiers["disk"].faults > 0, "the faults are counted")
+        assert shutil.disk_usage(directory).free < 2**20
+        assert not list(directory.rglob("*.kv-new")), "no half of a block stays"
+        subprocess.run(["mount", "-o", "remount,size=200m", str(directory)], check=True)
+        kept = len(list(directory.rglob("*.kv")))
+        assert [contents(ask(server, prompt, "hit")) for prompt in LONG] == missed
+        wait_until(lambda: len(list(directory.rglob("*.kv"))) > kept + 5, "blocks are written again")
 
 
 @pytest.mark.skipif(HAS_SLOTS, reason="tiers keep blocks, and this engine has slots")

@@ -227,13 +227,13 @@ def test_a_pair_of_ordinary_models_builds_and_runs(tiny_pair, tmp_path):
     env |= {"TANDEM_KV_CACHE_MB": "64", "TANDEM_DRAFT_KV_CACHE_MB": "64", "TANDEM_DRAFT_CONTROL": "always"}
     models = [model for model in TritonServer(Options(env=env)).models() if model not in VISION_MODELS]
     assert models == ["draft", "generate", "target"]
-    with TritonServer(Options(models=models, env=env, log=tmp_path / "server.log")) as server:
-        with Client(server.grpc_url) as client:
-            for options in ({}, {"temperature": 0.9, "random_seed": 5}):
-                plain = client.generate("One", max_tokens=60, drafter="none", return_token_ids=True, **options)
-                drafted = client.generate("One", max_tokens=60, drafter="draft", return_token_ids=True, **options)
-                assert drafted.token_ids == plain.token_ids
-                assert drafted.drafted_tokens > 0
+    options = Options(models=models, env=env, log=tmp_path / "server.log")
+    with TritonServer(options) as server, Client(server.grpc_url) as client:
+        for sampling in ({}, {"temperature": 0.9, "random_seed": 5}):
+            plain = client.generate("One", max_tokens=60, drafter="none", return_token_ids=True, **sampling)
+            drafted = client.generate("One", max_tokens=60, drafter="draft", return_token_ids=True, **sampling)
+            assert drafted.token_ids == plain.token_ids
+            assert drafted.drafted_tokens > 0
 
 
 def test_a_draft_with_another_tokenizer_is_refused(tiny_pair, tmp_path):
