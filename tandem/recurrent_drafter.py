@@ -110,13 +110,13 @@ class RecurrentDrafter:
         drafts: list[list[int]] = [[] for _ in tokens]
         confidences: list[list[float]] = [[] for _ in tokens]
         rows = [row for row, count in enumerate(counts) if count > 0]
-        state = features[rows] * self._inverse_scale
+        state = self.start(features[rows])
         newest = np.array([tokens[row] for row in rows], np.int64)
         scales = np.array([_scale(sampling[row]) for row in rows], np.float64)
         seeds = np.array([sampling[row].seed for row in rows], np.uint64)
         places = np.array([positions[row] for row in rows], np.int64)
         while rows:
-            logits, next_state = self._step(state, newest)
+            logits, next_state = self.step(state, newest)
             columns, shares = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32)
             choose_drafts(logits.view(np.int32), self._offsets, scales, places, seeds, self._keys, columns, shares)
             newest = self.ids[columns].astype(np.int64)
@@ -146,8 +146,15 @@ class RecurrentDrafter:
         greedy, drawn = SamplingParams(), SamplingParams(temperature=1.0)
         self.propose(np.ones((2, self.hidden_size), np.float32), [0, 0], [1, 1], [greedy, drawn], [2, 2])
 
-    def _step(self, state: Floats, tokens: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-        """One step: logits float32 [n, columns] and the next state [n, hidden], valid until the next step."""
+    def start(self, features: Floats) -> Floats:
+        """The state before the first step, [n, hidden], from `Engine.features` [n, hidden]."""
+        return features * self._inverse_scale
+
+    def step(self, state: Floats, tokens: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        """One step behind n newest tokens: logits float32 [n, columns] and the next state [n, hidden].
+
+        Both are valid until the next step; columns are the tokens `ids`.
+        """
         count = len(tokens)
         width = next((width for width in self._graphs if width >= count), -(-count // 32) * 32)
         if width not in self._graphs:

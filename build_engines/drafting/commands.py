@@ -58,7 +58,8 @@ def add_parsers(commands: Any) -> None:
     measure = _parser(
         commands, "draft-eval", "measure what the target accepts of a drafter on MT-Bench",
         "Answers the 80 first turns of MT-Bench with the target, greedily and at temperature 0.8, drafts from every "
-        "token, and prints the share of drafts that are the target's own choice. Takes minutes; the answers are kept.",
+        "token, and prints the share of drafts that are the target's own choice, and what trees of drafts would bring. "
+        "Takes minutes; the answers are kept.",
     )  # fmt: skip
     measure.add_argument("--drafter", type=Path, default=OUTPUT, help="directory of the drafter's engine")
     measure.add_argument("--threads", type=int, help="CPU threads of the drafter (default: all)")
@@ -146,23 +147,30 @@ def _is_up_to_date(arguments: argparse.Namespace) -> bool:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from build_engines.drafting import data, evaluation
+    from build_engines.drafting import data, evaluation, trees
     from build_engines.progress import counted
+    from tandem.engine_profile import profile_engine
     from tandem.engines import EngineOptions, load_engine
     from tandem.manifest import Manifest
     from tandem.recurrent_drafter import RecurrentDrafter
+    from tandem.settings import TargetSettings
 
     manifest = Manifest.read(arguments.engine)
     drafter = RecurrentDrafter(arguments.drafter, arguments.threads, manifest)
-    results = {}
+    results, ranks = {}, {}
     for name, temperature in data.HELD_OUT.items():
         questions = data.held_out_questions(arguments.engine, temperature)
         paths = data.complete(arguments.engine, arguments.data / name, questions)
         answers = data.load(arguments.engine, paths)
         with counted(f"drafts for {name}", len(answers.tokens)) as advance:
             results[name] = evaluation.acceptance(drafter, answers, manifest.eos_token_ids, advance)
-    engine = load_engine(arguments.engine, EngineOptions(kv_cache_mb=256, features=True))
-    print(evaluation.table(results, [evaluation.cost(drafter, engine, rows) for rows in _ROWS]))
+        with counted(f"ranks for {name}", len(answers.tokens)) as advance:
+            ranks[name] = trees.rank_shares(drafter, answers, advance)
+    options = EngineOptions(kv_cache_mb=256, features=True, graph_memory_mb=TargetSettings().graph_memory_mb)
+    engine = load_engine(arguments.engine, options)
+    costs = [evaluation.cost(drafter, engine, rows) for rows in _ROWS]
+    print(evaluation.table(results, costs))
+    print("\n" + trees.table(ranks, profile_engine(engine), costs[0].draft / 1000))
 
 
 def _checkpoint(arguments: argparse.Namespace) -> Path:
