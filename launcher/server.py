@@ -47,8 +47,10 @@ class Options:
     log: Path | None = None  # None: a new file in .cache/logs
     config_name: str | None = None  # None: "cpu" without a GPU, else config.pbtxt; "" forces config.pbtxt
     start_seconds: float = 180.0
-    exit_seconds: int = 5  # what Triton waits for requests in flight when it is told to stop
-    stop_seconds: float = 15.0  # after that the whole session is killed
+    # What Triton waits for requests in flight and for models to end when it is told to stop: those give gigabytes of
+    # memory back and write what the cache keeps on disk, which took 4 s on an idle machine.
+    exit_seconds: int = 20
+    stop_seconds: float = 40.0  # after that the whole session is killed
     admin_key: str | None = None  # closes the endpoints of launcher.admin to clients that do not send it; None: open
     response_cache_mb: int = RESPONSE_CACHE_MB  # for whole answers of the models that have a response cache; 0: none
     arguments: Sequence[str] = ()  # more tritonserver arguments
