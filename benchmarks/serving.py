@@ -1,4 +1,4 @@
-"""What the server costs: tokens/s through gRPC against the bare engine in a loop, interleaved A B A B.
+"""What the server costs: tokens/s through gRPC against the bare engine in a loop, interleaved A B B A.
 
 Both decode the same prompts with the same engine and settings, greedily, to the same length, prefill included and
 speculation off. The bare loop has no server, no sampling but argmax, no detokenizer and no clients.
@@ -67,21 +67,24 @@ def served_rate(client: Client, prompts: list[str], new_tokens: int) -> float:
     return len(prompts) * new_tokens / (time.perf_counter() - started)
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+def spread(values: list[float], digits: int = 1) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16], help="numbers of concurrent streams")
     parser.add_argument("--tokens", type=int, default=128, help="tokens per stream")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of A and B; the first is not counted")
+    parser.add_argument("--rounds", type=int, default=17, help="rounds of A and B; the first is not counted")
     parser.add_argument("--engine", type=Path, default=ENGINE, help="engine directory")
     arguments = parser.parse_args()
+    if arguments.rounds < 3:
+        parser.error("--rounds must be at least 3: two that count have quartiles")
     use_huge_pages("benchmarks.serving")
     engine_directory = arguments.engine.resolve()
     prompt_encoder = PromptEncoder(engine_directory)
-    table = Table("streams", "bare engine, tokens/s", "through gRPC, tokens/s", "ratio", title="median (min-max)")
+    table = Table("streams", "bare engine, tokens/s", "through gRPC, tokens/s", "ratio", title="median (quartiles)")
     # The rounds send the same prompts, and the bare loop reads them anew each time.
     options = Options(env={"TANDEM_TARGET_ENGINE": str(engine_directory), "TANDEM_PREFIX_CACHE": "0"})
     with TritonServer(options) as server, Client(server.grpc_url) as client, Progress(transient=True) as progress:
@@ -91,14 +94,17 @@ def main() -> None:
             texts = prompts_for(streams)
             prompts = [prompt_encoder.encode(text, special_tokens=True) for text in texts]
             bare, served = [], []
-            for _ in range(arguments.rounds):
+            for number in range(arguments.rounds):
+                # Which is first takes turns: A B B A.
+                if number % 2:
+                    served.append(served_rate(client, texts, arguments.tokens))
                 bare.append(bare_rate(engine, prompts, arguments.tokens))
-                served.append(served_rate(client, texts, arguments.tokens))
+                if not number % 2:
+                    served.append(served_rate(client, texts, arguments.tokens))
                 progress.advance(task)
             bare, served = bare[1:], served[1:]
             ratios = [s / b for s, b in zip(served, bare, strict=True)]
-            ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-            table.add_row(str(streams), spread(bare), spread(served), ratio)
+            table.add_row(str(streams), spread(bare), spread(served), spread(ratios, 3))
     Console().print(table)
 
 
