@@ -1,13 +1,14 @@
-"""What the prefix cache costs where nothing is shared: the seconds within it, of those of the steps around it.
+"""What the prefix cache costs where nothing is shared: seconds of the executor with it and without it, on one engine.
 
-Tokens/s with the cache and without it differ by less than a shared machine's noise. What the cache adds to a step is a
-few Python calls, and those can be timed alone: the executor of `target` on the real engine, in this process.
+Two servers, one of each kind, differ by themselves: by a few per cent, for as long as they run. One engine in this
+process serves both kinds in turns, and the seconds within the cache are counted as well.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from tandem.engines import Engine
@@ -56,26 +57,33 @@ def _answer(executor: Executor, prompts: Sequence[list[int]], tokens: int, first
     executor.step(StepRequest(closes=list(ids), committed=[len(prompt) + tokens - 1 for prompt in prompts]))
 
 
-def shares(engine: Engine, batches: Sequence[Sequence[list[int]]], tokens: int) -> list[tuple[float, float]]:
-    """The share of the time that is spent in the cache, in turns without reuse and with it.
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One batch of requests, answered without reuse and with it; seconds."""
+
+    without: float
+    with_cache: float
+    within_without: float  # of those, in the methods of the cache: blocks have to be handed out in any case
+    within_with: float
+
+
+def turns(engine: Engine, batches: Sequence[Sequence[list[int]]], tokens: int) -> list[Turn]:
+    """Answer each batch both ways; which is first takes turns.
 
     Args:
-        engine: whose pool should be small, so that each batch takes its blocks from those that are kept.
+        engine: whose pool should be so small that later batches take their blocks from those that are kept.
         batches: of prompts, in token ids; none begins like another.
         tokens: of each answer.
-
-    Returns:
-        For each batch the share without reuse, and with it.
     """
     caches = [_TimedCache(cache_of(engine, reuse=reuse)) for reuse in (False, True)]
     executors = [Executor(engine, 1, kv_cache=cast("SequenceCache", cache)) for cache in caches]
     found = []
     for number, prompts in enumerate(batches):
-        of_both = []
-        for cache, executor in zip(caches, executors, strict=True):
-            cache.seconds, started = 0.0, time.perf_counter()
-            _answer(executor, prompts, tokens, number * len(prompts))
-            of_both.append(cache.seconds / (time.perf_counter() - started))
-        found.append((of_both[0], of_both[1]))
+        seconds = [0.0, 0.0]
+        for which in (0, 1) if number % 2 else (1, 0):
+            caches[which].seconds, started = 0.0, time.perf_counter()
+            _answer(executors[which], prompts, tokens, number * len(prompts))
+            seconds[which] = time.perf_counter() - started
+        found.append(Turn(seconds[0], seconds[1], caches[0].seconds, caches[1].seconds))
     assert caches[1].evicted_blocks > 0, "the pool was never full"
     return found

@@ -10,38 +10,52 @@ from pathlib import Path
 
 import numpy as np
 
+from build_engines.errors import BuildError
 from build_engines.output_directory import locked, replaced
 from build_engines.progress import console, stage
 from build_engines.vision.checkpoint import Checkpoint, Images, Origin
 from build_engines.vision.onnx_graph import graph_key, graph_of
-from build_engines.vision.recipes import Material, Recipe
+from build_engines.vision.recipes import LEAST_AGREEMENT, Material, Recipe
 from tandem.manifest import FILE_NAME, ManifestError, sha256_of_file
 from tandem.vision.classifier import RUNTIMES, load_classifier
 from tandem.vision.manifest import LABELS_FILE, VisionManifest
 
 _VERSION = 1  # raise it when a change of this package changes the engines it writes
-_POOR = 0.75  # agreement with full precision below which the user is warned
 _CHECKED = 16  # pictures on which an engine is compared with full precision when it is built
 
 
-def build(origin: Origin, recipe: Recipe, output: Path, *, force: bool = False) -> VisionManifest:
+def build(
+    origin: Origin, recipe: Recipe, output: Path, *, force: bool = False, least_agreement: float = LEAST_AGREEMENT
+) -> VisionManifest:
     """Make the directory `output` hold the engine of `origin` by `recipe`, and return its manifest.
 
-    An engine that is there with the same build key, and undamaged, is kept. Raises `BuildError`; whatever happens,
-    `output` holds the old engine or the new one.
+    An engine that is there with the same build key, and undamaged, is kept. Whatever happens, `output` holds the old
+    engine or the new one.
+
+    Raises:
+        BuildError: it cannot be built, or chooses the class of full precision on a smaller share of the pictures that
+            are compared than `least_agreement`.
     """
     key = build_key(origin, recipe)
     with locked(output):
         if not force and (kept := _keep(output, key)):
+            _require_agreement(kept, least_agreement)
             return kept
         console.print(f"building [bold]{output}[/] from {origin.source}, {recipe.name}")
         with replaced(output) as temporary:
             manifest = _build_into(temporary, origin, recipe, key)
+            _require_agreement(manifest, least_agreement)
     size = sum(item.stat().st_size for item in output.iterdir()) / 1e6
     console.print(f"  [green]✓[/] {output}: {size:.1f} MB, {_words(manifest)}")
-    if manifest.quality and manifest.quality["agreement"] < _POOR:
-        console.print("  [yellow]![/] it often chooses otherwise than full precision: take another recipe for real use")
     return manifest
+
+
+def _require_agreement(manifest: VisionManifest, least: float) -> None:
+    if manifest.quality and manifest.quality["agreement"] < least:
+        raise BuildError(
+            f"{manifest.recipe} chooses the class that full precision does on only {manifest.quality['agreement']:.0%} "
+            f"of {manifest.quality['images']} pictures: take another recipe, or allow it with --least-agreement 0"
+        )
 
 
 def build_key(origin: Origin, recipe: Recipe) -> str:

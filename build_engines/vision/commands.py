@@ -11,7 +11,7 @@ from typing import Any
 from build_engines.errors import BuildError
 from build_engines.progress import stage
 from build_engines.vision import models
-from build_engines.vision.recipes import RECIPES
+from build_engines.vision.recipes import LEAST_AGREEMENT, RECIPES
 
 COMMANDS = ("vision", "vision-report")
 
@@ -37,6 +37,11 @@ def add_parsers(commands: Any) -> None:
         "--compile", nargs="+", metavar="ARCHITECTURE", default=[],
         help="of a recipe for a GPU: check that it compiles for these compute capabilities, such as 8.6 8.9 12.0, with "
         "TensorRT for RTX, which needs no GPU",
+    )  # fmt: skip
+    vision.add_argument(
+        "--least-agreement", type=float, default=LEAST_AGREEMENT, metavar="SHARE",
+        help="fail if the engine chooses the class of full precision on fewer of a few pictures "
+        f"(default: {LEAST_AGREEMENT})",
     )  # fmt: skip
     vision.add_argument("--force", action="store_true", help="build even if the engine is up to date")
 
@@ -84,7 +89,7 @@ def _build(arguments: argparse.Namespace) -> None:
         raise BuildError(f"{recipe.name} is an engine for a CPU: --compile is for the recipes of a GPU")
     origin = dataclasses.replace(origin, name=arguments.name or origin.name)
     output = arguments.output or models.output_of(origin.name)
-    build(origin, recipe, output, force=arguments.force)
+    build(origin, recipe, output, force=arguments.force, least_agreement=arguments.least_agreement)
     for architecture in arguments.compile:
         from build_engines.vision.compile_check import compile_for
         from build_engines.vision.tensorrt_engine import FILE as GRAPH

@@ -11,6 +11,8 @@ from typing import Any
 from build_engines.errors import BuildError
 from build_engines.vision.checkpoint import Checkpoint, Images
 
+LEAST_AGREEMENT = 0.75  # of an engine with full precision on a few pictures; below, a build fails
+
 
 @dataclass(frozen=True, slots=True)
 class Material:

@@ -110,6 +110,21 @@ def test_a_failed_build_leaves_the_old_engine(origin: Origin, tmp_path: Path) ->
     assert [item.name for item in tmp_path.iterdir()] == ["engine"]
 
 
+def test_an_engine_that_chooses_otherwise_is_refused(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, recipe = tmp_path / "engine", recipe_named("onnxruntime-fp32")
+    good = building.build(origin, recipe, output)
+    poor = {"images": 16, "agreement": 0.74, "logit_error": 1.0}
+    monkeypatch.setattr(building, "_quality", lambda *_: poor)
+    with pytest.raises(BuildError, match=r"on only 74% of 16 pictures: .*--least-agreement 0"):
+        building.build(origin, recipe, output, force=True)
+    assert VisionManifest.load(output) == good
+    assert building.build(origin, recipe, output, force=True, least_agreement=0.7).quality == poor
+    with pytest.raises(BuildError, match="on only 74%"):  # one that is there is no better
+        building.build(origin, recipe, output)
+
+
 def test_a_graph_that_answers_otherwise_is_refused(origin: Origin, graphs: Path, tmp_path: Path) -> None:
     """Negative control of the parity check: one changed weight."""
     import onnx
