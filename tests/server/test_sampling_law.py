@@ -124,8 +124,10 @@ def test_first_tokens_follow_the_softmax(parameters, prompt, logits):
     assert max(p_value(tokens, probabilities) for probabilities in wrong) < REJECTED
 
 
-# A text in which the suffix drafter finds what to propose: " the" and " cat".
-COPIED = "My favourite animal is the cat. What is yours? My favourite animal is"
+# A text in which the suffix drafter finds what to propose: " the" and " cat". What is before it fills a KV block, which
+# is computed once.
+PREFACE = "It rained all day, the train was late, and there was a lot of time to talk: "
+COPIED = PREFACE + "My favourite animal is the cat. What is yours? My favourite animal is"
 DRAFTED_SEEDS = 1_920
 DRAFTED_TEMPERATURE = 1.3
 
@@ -143,7 +145,9 @@ def test_tokens_that_were_verified_as_drafts_follow_the_softmax():
             OpenSequence(s, len(text) - 1, SamplingParams(temperature=DRAFTED_TEMPERATURE, seed=s), "suffix", 2)
             for s in seeds
         ]
-        executor.step(StepRequest([StepRow(seed, 0, text[:-1], 0) for seed in seeds], opens))
+        read = [StepRow(seed, 0, text[:-1], 0, len(text) - 1) for seed in seeds]
+        found = executor.step(StepRequest(read, opens))
+        assert not start or min(found.cached) >= engine.block_size
         result = executor.step(StepRequest([StepRow(seed, len(text) - 1, text[-1:], 3) for seed in seeds]))
         assert result.drafted.tolist() == [2] * 32
         answers = np.split(result.chosen, np.cumsum(result.counts)[:-1])
@@ -151,7 +155,7 @@ def test_tokens_that_were_verified_as_drafts_follow_the_softmax():
         second += [answer[1] for answer in answers if answer[0] == the]
         executor.step(StepRequest(closes=list(seeds)))
     assert len(second) > 300, "the draft was hardly ever accepted"
-    logits = engine.forward([Row([*text, the], 0, [0], 2)]).copy()
+    logits = engine.forward([Row([*text, the], 0, [0, 1], 2)]).copy()
     laws = [distribution(row, DRAFTED_TEMPERATURE) for row in logits]
     assert p_value(np.array(first), laws[0], bins=5) > ACCEPTED
     assert p_value(np.array(second), laws[1], bins=5) > ACCEPTED
