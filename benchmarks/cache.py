@@ -3,7 +3,7 @@
 1. TTFT of a long prompt that is cached against the same one under a new salt, which is cold.
 2. The TTFTs of a chat of ten turns together, with reuse and with a new salt for each turn.
 3. Tokens/s of requests that share nothing, on a server with the cache and on one without; and the same on one engine in
-   this process, since two servers differ by themselves, with the share of the time that is spent in the cache.
+   this process, since two servers may differ by themselves, with the share of the time that is spent in the cache.
 4. TTFT against how much of the prompt is shared, and the hit rate of the cache against the size of its pool on a
    Zipf-distributed trace (the cache itself, without an engine), as a plot.
 """
@@ -136,11 +136,10 @@ def by_shared_length(client: Client, texts: Texts, tokens: int, rounds: int) -> 
 
 
 def row(table: Table, name: str, pairs: Sequence[tuple[float, float]], unit: str, scale: float, wanted: str) -> None:
-    """Medians of both sides and of their ratio, with its quartiles."""
+    """Medians of both sides and of their ratio, with its spread."""
     ratios = [b / a for a, b in pairs]
     before, after = (statistics.median(side) * scale for side in zip(*pairs, strict=True))
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    spread = f"{middle:.3f} ({low:.3f}-{high:.3f})"
+    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
     table.add_row(name, f"{before:.0f} {unit}", f"{after:.0f} {unit}", spread, wanted)
 
 
@@ -190,7 +189,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=PLOT, help="where the plot goes")
     arguments = parser.parse_args()
     rounds, texts = arguments.rounds, Texts()
-    table = Table("what", "without reuse", "with reuse", "ratio, median (quartiles)", "wanted", title=machine())
+    table = Table("what", "without reuse", "with reuse", "ratio, median (min-max)", "wanted", title=machine())
     off_options = Options(env={"TANDEM_PREFIX_CACHE": "0"})
     with (
         TritonServer(Options()) as server,

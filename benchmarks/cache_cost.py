@@ -1,7 +1,7 @@
 """What the prefix cache costs where nothing is shared: seconds of the executor with it and without it, on one engine.
 
-Two servers, one of each kind, differ by themselves: by a few per cent, for as long as they run. One engine in this
-process serves both kinds in turns, and the seconds within the cache are counted as well.
+Two servers, one of each kind, may differ by themselves for as long as they run. One engine in this process serves both
+kinds in turns, and the seconds within the cache are counted as well.
 """
 
 from __future__ import annotations

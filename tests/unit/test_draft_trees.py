@@ -14,7 +14,7 @@ from tandem.noise import gumbel
 
 
 def all_trees(nodes, ranks, depth):
-    """Every set of paths that holds the parent and the better brothers of each of its members."""
+    """Every set of paths that holds the parent of each of its members."""
     paths = [()]
     everything = []
     for _ in range(depth):
