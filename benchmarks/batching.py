@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.environment import machine, use_huge_pages
 from benchmarks.load_generator import Load, measure
+from benchmarks.spread import with_range
 from benchmarks.unbatched import unbatched_repository
 from launcher.engines import CLASSIFIERS
 from launcher.server import REPOSITORY, Options, TritonServer
@@ -88,12 +89,8 @@ def bare(engine: Classifier, batch: int, seconds: float) -> Measured:
     return Measured(Load(done / elapsed, 0.0, 0.0), (time.process_time() - cpu) / done * 1000)
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
 def ratio(values: Sequence[float], others: Sequence[float]) -> str:
-    return spread([value / other for value, other in zip(values, others, strict=True)], 2)
+    return with_range([value / other for value, other in zip(values, others, strict=True)], 2)
 
 
 def main() -> None:
@@ -144,13 +141,13 @@ def main() -> None:
     table = Table("", "images/s", "p50, ms", "p95, ms", "CPU, ms/image", title="median (min-max)")
     for name, column, rate, milliseconds in zip(ways, columns, rates, cpu, strict=True):
         p50, p95 = [m.load.p50_ms for m in column], [m.load.p95_ms for m in column]
-        latencies = (spread(p50, 0), spread(p95, 0)) if any(p95) else ("", "")
-        table.add_row(name, spread(rate), *latencies, spread(milliseconds))
+        latencies = (with_range(p50, 0), with_range(p95, 0)) if any(p95) else ("", "")
+        table.add_row(name, with_range(rate, 1), *latencies, with_range(milliseconds, 1))
     on, off, single, alone, alone_single = rates
     p95_on, p95_off = ([m.load.p95_ms for m in column] for column in columns[:2])
     lines = (
         f"{model}, {engine.manifest.precision} on {engine.manifest.runtime}; {machine()}; {arguments.rounds} rounds; "
-        f"mean batch {spread(batches)}",
+        f"mean batch {with_range(batches, 1)}",
         f"batching / no batching: {verdict(on, off, GATE_GAIN)}; by CPU time {ratio(cpu[1], cpu[0])}",
         f"batching / bare engine: {verdict(on, alone, GATE_BARE)}; by CPU time {ratio(cpu[3], cpu[0])}",
         f"p95 without batching / with it: {verdict(p95_off, p95_on, 1.0)}",

@@ -25,6 +25,7 @@ from benchmarks.cache_cost import Turn, turns
 from benchmarks.cache_trace import hit_rate, ideal_hit_rate, pool_sizes, zipf_trace
 from benchmarks.environment import ENGINE, machine
 from benchmarks.serving import served_rate
+from benchmarks.spread import with_range
 from benchmarks.workloads import jobs
 from client import Client, Message
 from launcher.server import Options, TritonServer
@@ -139,8 +140,7 @@ def row(table: Table, name: str, pairs: Sequence[tuple[float, float]], unit: str
     """Medians of both sides and of their ratio, with its spread."""
     ratios = [b / a for a, b in pairs]
     before, after = (statistics.median(side) * scale for side in zip(*pairs, strict=True))
-    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-    table.add_row(name, f"{before:.0f} {unit}", f"{after:.0f} {unit}", spread, wanted)
+    table.add_row(name, f"{before:.0f} {unit}", f"{after:.0f} {unit}", with_range(ratios, 3), wanted)
 
 
 def draw(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import ENGINE, use_huge_pages
+from benchmarks.spread import with_quartiles
 from tandem.engines import Engine, EngineOptions, Row, load_engine
 
 ENGINES = (ENGINE, Path(".cache/engines/onnxruntime"))
@@ -63,13 +63,10 @@ def main() -> None:
     for kind, (count, _, tokens, _) in kinds.items():
         speeds = [[count * tokens / value for value in times[kind, path]] for path in engines]
         ratios = [[one / first for one, first in zip(speed, speeds[0], strict=True)] for speed in speeds]
-        table.add_row(kind, *(_cell(speed, 1) for speed in speeds), *(_cell(ratio, 2) for ratio in ratios))
+        table.add_row(
+            kind, *(with_quartiles(speed, 1) for speed in speeds), *(with_quartiles(ratio, 2) for ratio in ratios)
+        )
     Console().print(table)
-
-
-def _cell(values: list[float], digits: int) -> str:
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 if __name__ == "__main__":

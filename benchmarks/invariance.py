@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import ENGINE, use_huge_pages
+from benchmarks.spread import with_quartiles
 from tandem.engines import INVARIANCES, Engine, EngineOptions, Row, load_engine
 
 CACHED = 256  # tokens in the cache of every sequence
@@ -52,13 +52,8 @@ def main() -> None:
     columns = ("sequences", "drafts of each", *(f"{name}, ms a step" for name in INVARIANCES))
     table = Table(*columns, title="median (quartiles)")
     for shape in SHAPES:
-        table.add_row(*map(str, shape), *(_cell(times[name, shape]) for name in INVARIANCES))
+        table.add_row(*map(str, shape), *(with_quartiles(times[name, shape], 1) for name in INVARIANCES))
     Console().print(table)
-
-
-def _cell(values: list[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.1f} ({low:.1f}-{high:.1f})"
 
 
 if __name__ == "__main__":

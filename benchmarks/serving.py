@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import statistics
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import ENGINE, use_huge_pages
+from benchmarks.spread import with_quartiles
 from client import Client
 from launcher.server import Options, TritonServer
 from tandem.engines import Engine, EngineOptions, Row, load_engine
@@ -67,11 +67,6 @@ def served_rate(client: Client, prompts: list[str], new_tokens: int) -> float:
     return len(prompts) * new_tokens / (time.perf_counter() - started)
 
 
-def spread(values: list[float], digits: int = 1) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16], help="numbers of concurrent streams")
@@ -104,7 +99,7 @@ def main() -> None:
                 progress.advance(task)
             bare, served = bare[1:], served[1:]
             ratios = [s / b for s, b in zip(served, bare, strict=True)]
-            table.add_row(str(streams), spread(bare), spread(served), spread(ratios, 3))
+            table.add_row(str(streams), with_quartiles(bare, 1), with_quartiles(served, 1), with_quartiles(ratios, 3))
     Console().print(table)
 
 

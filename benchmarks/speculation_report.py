@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.counters import Counters
+from benchmarks.spread import with_range
 from benchmarks.step_times import StepTimes
 from tandem.step_cost import StepCost
 
@@ -47,13 +48,6 @@ class Cell:
         return Run(sum(run.seconds for run in runs), sum(run.tokens for run in runs), counters)
 
 
-def spread(values: Iterable[float], digits: int) -> str:
-    """Median (smallest to largest)."""
-    found = list(values)
-    text = f"{statistics.median(found):.{digits}f}"
-    return f"{text} ({min(found):.{digits}f}–{max(found):.{digits}f})" if len(found) > 1 else text
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A Markdown table that can be read as it is; columns after the first ones are aligned right."""
     widths = [max(3, *(len(row[index]) for row in (head, *rows))) for index in range(len(head))]
@@ -78,10 +72,10 @@ def speed_table(cells: Sequence[Cell], drafter: str, times: StepTimes) -> str:
     ]  # fmt: skip
     rows = []
     for cell in cells:
-        rates = [spread((pair[way].rate for pair in cell.rounds), 1) for way in (0, 1)]
+        rates = [with_range((pair[way].rate for pair in cell.rounds), 1) for way in (0, 1)]
         plain, drafted = cell.total(0).counters, cell.total(1).counters
         expected = plain.steps * steady(round(plain.width)) / (drafted.steps * changed(round(drafted.width)))
-        row = [cell.workload, str(cell.streams), str(cell.requests), *rates, spread(cell.speed_ups(), 2)]
+        row = [cell.workload, str(cell.streams), str(cell.requests), *rates, with_range(cell.speed_ups(), 2)]
         rows.append([*row, f"{drafted.tokens_per_step:.2f}", f"{expected:.2f}"])
     return table(head, rows)
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.cache_counts import cache_array
 from tandem.engines import Engine, Row
+from tandem.executor_rows import Call, HeldSequence, Running
 from tandem.kv_cache import BlockTable, OutOfBlocks
 from tandem.prefix_index import root_key
+from tandem.run_ahead import RunAhead
 from tandem.sampling import NO_TOKEN, Choice, SamplingParams, SamplingState, choose, warm_up
 from tandem.sequence_cache import SequenceCache, cache_of
 from tandem.speculation import DraftState, Proposal, Speculation, agreement
@@ -26,64 +27,6 @@ from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest
 
 WARM_UP_TOKENS = 64
 PREFILL_TOKENS = 32  # a pass with at least so many prompt tokens tells what one costs
-
-
-@dataclass(slots=True)
-class _Sequence:
-    drafting: DraftState
-    table: BlockTable
-
-    @property
-    def sampling(self) -> SamplingState:
-        return self.drafting.sampling
-
-    @property
-    def prompt_length(self) -> int:
-        return self.drafting.opened.prompt_length
-
-
-@dataclass(slots=True)
-class _Running:
-    """One row of a call on its way through the passes, and what was chosen for it so far."""
-
-    held: _Sequence
-    tokens: Sequence[int]  # committed, not in the cache yet
-    budget: int  # tokens that may still be chosen
-    chosen: list[int] = field(default_factory=list)
-    origins: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    drafted: int = 0
-    found: int = 0  # tokens that were in the prefix cache
-
-    @property
-    def is_decoding(self) -> bool:
-        return len(self.tokens) == 1 and self.budget > 0 and self.held.table.length >= self.held.prompt_length
-
-
-@dataclass(slots=True)
-class _Ahead:
-    """One row of the pass that ran ahead of the next call, and where its sequence stood before."""
-
-    running: _Running
-    keep: int  # tokens in the cache
-    tokens: Sequence[int]
-    budget: int
-    features: npt.NDArray[np.float32] | None
-    went_on: bool = False  # it has its blocks for the pass after
-
-    def is_asked_for(self, row: StepRow) -> bool:
-        return (row.keep, row.choices, [*row.tokens]) == (self.keep, self.budget, [*self.tokens])
-
-
-@dataclass(slots=True)
-class _Call:
-    """What one call adds up over its passes."""
-
-    positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((MAX_DRAFTS, 2), np.int32))
-    pass_rows: list[int] = field(default_factory=list)
-    propose_s: float = 0.0
-    forward_s: float = 0.0
-    sampling_s: float = 0.0
 
 
 class Executor:
@@ -97,10 +40,9 @@ class Executor:
         self.epoch = epoch
         self.speculation = speculation
         self.kv_cache = kv_cache or cache_of(engine)
-        self._sequences: dict[int, _Sequence] = {}
-        self._continuing: list[_Running] = []  # rows that could go on after the last call
-        self._ahead: dict[int, _Ahead] = {}  # by sequence
-        self._ahead_call = _Call()
+        self._sequences: dict[int, HeldSequence] = {}
+        self._continuing: list[Running] = []  # rows that could go on after the last call
+        self._ahead = RunAhead(self.kv_cache)
 
     def step(self, request: StepRequest) -> StepResult:
         """Close, open, roll back; then up to `passes` times: propose, run all rows that fit, choose, accept.
@@ -108,7 +50,8 @@ class Executor:
         Raises:
             ValueError: a token id is outside the vocabulary, or `keep` is beyond what the cache holds; no row ran.
         """
-        ahead = self._take_ahead(request)
+        ahead = self._ahead.take(request)
+        self._continuing = []
         for sequence, committed in zip(request.closes, request.committed or [0] * len(request.closes), strict=True):
             self._close(sequence, committed)
         if request.reset:
@@ -117,15 +60,15 @@ class Executor:
             self._close(opened.sequence, 0)
             state = DraftState(opened, SamplingState(opened.sampling, opened.prompt_length))
             table = BlockTable(root_key(self.engine.identity, opened.salt))
-            self._sequences[opened.sequence] = _Sequence(state, table)
+            self._sequences[opened.sequence] = HeldSequence(state, table)
         self._check(request.rows)
         for asked in request.rows:
             self._publish(asked.sequence, asked.keep)
         prepared = [
             ahead[row.sequence].running if row.sequence in ahead else self._prepare(row) for row in request.rows
         ]
-        rows = [row for row in prepared if isinstance(row, _Running)]
-        call = self._ahead_call if ahead else _Call()
+        rows = [row for row in prepared if isinstance(row, Running)]
+        call = self._ahead.call if ahead else Call()
         # Rows that ran ahead have had their first pass.
         running = [one.running for one in ahead.values() if one.went_on]
         if len(ahead) < len(rows):
@@ -139,10 +82,10 @@ class Executor:
         for row in rows:
             self._publish(row.held.drafting.opened.sequence, row.held.prompt_length)
         held = [self._sequences.get(row.sequence) for row in request.rows]
-        ran = [row if isinstance(row, _Running) else None for row in prepared]
+        ran = [row if isinstance(row, Running) else None for row in prepared]
         return StepResult(
             epoch=self.epoch,
-            status=np.array([RowStatus.OK if isinstance(row, _Running) else row for row in prepared], np.int32),
+            status=np.array([RowStatus.OK if isinstance(row, Running) else row for row in prepared], np.int32),
             lengths=np.array([one.table.length if one else 0 for one in held], np.int32),
             cached=np.array([row.found if row else 0 for row in ran], np.int32),
             counts=np.array([len(row.chosen) if row else 0 for row in ran], np.int32),
@@ -170,37 +113,7 @@ class Executor:
     def run_ahead(self) -> None:
         """One pass that the next call is expected to ask for; to be called after a `step`, once."""
         rows, self._continuing = self._continuing, []
-        ahead = [
-            _Ahead(
-                _Running(row.held, row.tokens, row.budget),
-                row.held.table.length,
-                row.tokens,
-                row.budget,
-                row.held.drafting.features,
-            )
-            for row in rows
-        ]
-        self._ahead_call = _Call()
-        going_on = {id(row) for row in self._pass([one.running for one in ahead], self._ahead_call)}
-        for one in ahead:
-            one.went_on = id(one.running) in going_on
-        self._ahead = {one.running.held.drafting.opened.sequence: one for one in ahead}
-
-    def _take_ahead(self, request: StepRequest) -> dict[int, _Ahead]:
-        """What ran ahead, as far as it is asked for; the rest is rolled back."""
-        ahead, self._ahead, self._continuing = self._ahead, {}, []
-        opened = {one.sequence for one in request.opens}
-        asked = {row.sequence: row for row in request.rows if row.sequence not in opened}
-        taken = {}
-        for sequence, one in ahead.items():
-            if sequence in asked and sequence not in request.closes and one.is_asked_for(asked[sequence]):
-                taken[sequence] = one
-            else:
-                held = one.running.held
-                self.kv_cache.truncate(held.table, one.keep)
-                held.sampling.truncate(one.keep)
-                held.drafting.features = one.features
-        return taken
+        self._ahead.run(rows, self._pass)
 
     def warm_up(self) -> None:
         """Run the shapes of prefill and decode once, so that the first request does not pay for first-time work."""
@@ -227,7 +140,7 @@ class Executor:
             committed = min(committed, held.table.length)
             self.kv_cache.publish(held.table, held.sampling.history, committed, opened.prompt_length, opened.retention)
 
-    def _find(self, held: _Sequence, tokens: Sequence[int]) -> int:
+    def _find(self, held: HeldSequence, tokens: Sequence[int]) -> int:
         """Take what the prefix cache has of a sequence that begins with these tokens; returns how many it has.
 
         The last token is computed anew, for its logits, and the last but one with it if both are prompt: see
@@ -253,14 +166,14 @@ class Executor:
             if held is not None and row.keep > held.table.length:
                 raise ValueError(f"sequence {row.sequence}: keep {row.keep} of {held.table.length} cached tokens")
 
-    def _prepare(self, row: StepRow) -> _Running | RowStatus:
+    def _prepare(self, row: StepRow) -> Running | RowStatus:
         """Roll back, and reserve blocks for the first pass."""
         held = self._sequences.get(row.sequence)
         if held is None:
             return RowStatus.UNKNOWN_SEQUENCE
         self.kv_cache.truncate(held.table, row.keep)
         held.sampling.truncate(row.keep)
-        running = _Running(held, row.tokens, row.choices)
+        running = Running(held, row.tokens, row.choices)
         if row.limit and not held.table.length:
             running.found = self._find(held, row.tokens)
             rest = row.tokens[running.found :]
@@ -272,7 +185,7 @@ class Executor:
         held.sampling.truncate(row.keep)
         return RowStatus.OUT_OF_BLOCKS
 
-    def _reserve(self, row: _Running, drafts: int) -> bool:
+    def _reserve(self, row: Running, drafts: int) -> bool:
         """Blocks for the row's tokens and so many drafts behind them; False if there are too few."""
         try:
             self.kv_cache.reserve(row.held.table, row.held.table.length + len(row.tokens) + drafts)
@@ -280,7 +193,7 @@ class Executor:
             return False
         return True
 
-    def _pass(self, rows: list[_Running], call: _Call) -> list[_Running]:
+    def _pass(self, rows: list[Running], call: Call) -> list[Running]:
         """One cycle over rows that have their blocks; returns the rows that go on, with theirs."""
         started = time.perf_counter()
         for row in rows:
@@ -300,17 +213,17 @@ class Executor:
             self.speculation.cost.observe(width, forwarded - proposed)
         return [row for row in rows if self._goes_on(row) and self._reserve(row, 0)]
 
-    def _observe_prefill(self, rows: Sequence[_Running], seconds: float) -> None:
+    def _observe_prefill(self, rows: Sequence[Running], seconds: float) -> None:
         """What computing a block costs, which fetching one from another tier is compared with."""
         tokens = sum(len(row.tokens) for row in rows)
         if tokens >= PREFILL_TOKENS:
             self.kv_cache.tiers.block_s = seconds / tokens * self.kv_cache.block_size
 
     @staticmethod
-    def _goes_on(row: _Running) -> bool:
+    def _goes_on(row: Running) -> bool:
         return bool(row.budget and row.chosen) and row.chosen[-1] not in (NO_TOKEN, *row.held.sampling.params.end_ids)
 
-    def _propose(self, rows: Sequence[_Running]) -> list[Proposal]:
+    def _propose(self, rows: Sequence[Running]) -> list[Proposal]:
         """Drafts for the rows that are decoding, as far as there are blocks for them."""
         proposals = [Proposal(row.held.drafting, self._draft_limit(row)) for row in rows]
         if self.speculation is not None and all(row.is_decoding for row in rows):
@@ -321,7 +234,7 @@ class Executor:
                     proposal.tokens = []
         return proposals
 
-    def _draft_limit(self, row: _Running) -> int:
+    def _draft_limit(self, row: Running) -> int:
         # The bonus token takes the last place of the budget.
         return max(0, min(row.budget - 1, row.held.drafting.opened.max_drafts, MAX_DRAFTS)) if row.is_decoding else 0
 
@@ -332,7 +245,7 @@ class Executor:
                 return tokens[:place]
         return tokens
 
-    def _width(self, rows: Sequence[_Running], proposals: Sequence[Proposal]) -> int:
+    def _width(self, rows: Sequence[Running], proposals: Sequence[Proposal]) -> int:
         """How many tokens the engine is to compute: steps with drafts come in a few widths only, see `step_cost`."""
         plain = len(rows)
         drafts = sum(len(proposal.tokens) for proposal in proposals)
@@ -340,7 +253,7 @@ class Executor:
             return plain
         return self.speculation.cost.wider(plain, plain + drafts)[-1]
 
-    def _forward(self, rows: Sequence[_Running], proposals: Sequence[Proposal], width: int) -> npt.NDArray[np.float32]:
+    def _forward(self, rows: Sequence[Running], proposals: Sequence[Proposal], width: int) -> npt.NDArray[np.float32]:
         inputs = []
         for row, proposal in zip(rows, proposals, strict=True):
             tokens = [*row.tokens, *proposal.tokens]
@@ -352,10 +265,10 @@ class Executor:
 
     def _accept(
         self,
-        rows: Sequence[_Running],
+        rows: Sequence[Running],
         proposals: Sequence[Proposal],
         logits: npt.NDArray[np.float32],
-        call: _Call,
+        call: Call,
     ) -> None:
         """Choose at every position; keep the drafts that are the choice, and roll back behind them."""
         choices: list[Choice] = []
@@ -386,7 +299,7 @@ class Executor:
             self.kv_cache.truncate(held.table, length)
             held.sampling.truncate(length)
 
-    def _observe(self, held: _Sequence, proposal: Proposal, accepted: int, at: int, call: _Call) -> None:
+    def _observe(self, held: HeldSequence, proposal: Proposal, accepted: int, at: int, call: Call) -> None:
         """Statistics of one verified run, and what a drafter that goes on from the hidden states will need."""
         if proposal.tokens:
             call.positions[: len(proposal.tokens), 0] += 1

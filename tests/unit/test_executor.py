@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from table_engine import TableEngine, table_logits
 
-from tandem import executor as executor_module
+from tandem import run_ahead
 from tandem.executor import Executor
 from tandem.kv_cache import Retention
 from tandem.sampling import SamplingParams
@@ -124,7 +124,7 @@ def test_what_ran_ahead_is_rolled_back_where_something_else_is_asked_for(
 
 
 def test_control_taking_whatever_ran_ahead_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module._Ahead, "is_asked_for", lambda self, row: True)
+    monkeypatch.setattr(run_ahead.Ahead, "is_asked_for", lambda self, row: True)
     with pytest.raises(AssertionError):
         test_what_ran_ahead_is_rolled_back_where_something_else_is_asked_for(3, [9], 18)
 

@@ -130,7 +130,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         used: list[int] = []
         for sequence, held in self.committed.items():
             state = self.executor._sequences[sequence]
-            if sequence in self.executor._ahead:
+            if sequence in self.executor._ahead.rows:
                 assert state.table.length > len(held)
             else:
                 assert state.table.length == len(held)

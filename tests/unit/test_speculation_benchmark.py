@@ -16,7 +16,6 @@ from benchmarks.speculation_report import (
     page,
     place_table,
     speed_table,
-    spread,
     table,
     time_table,
 )
@@ -98,11 +97,6 @@ def test_where_the_time_goes():
 
 def test_what_a_wider_step_costs():
     assert cells_of(cost_table(TIMES), 4) == ["4", "24.0", "18.0", "20.0", "1.80", "2.00"]
-
-
-def test_spread():
-    assert spread([3.0, 1.0, 2.0], 1) == "2.0 (1.0–3.0)"
-    assert spread([3.0], 2) == "3.00"
 
 
 def test_a_table_is_aligned():
