@@ -125,7 +125,7 @@ load-gates: engine ## what the comparison promises: a planted regression is flag
 	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
 
 test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache
-	@scripts/test_packages.sh load
+	@scripts/test_packages.sh
 	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py tests/load/test_cache_trace.py
 
 bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO

