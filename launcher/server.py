@@ -22,6 +22,7 @@ from launcher.engines import check_engines, loadable_models
 from launcher.errors import ServerError
 from launcher.ports import choose_ports
 from launcher.runtime import CACHE, PROJECT, Runtime, debian_packages, find_runtime, has_gpu
+from launcher.tracing import trace_arguments
 
 REPOSITORY = PROJECT / "model_repository"
 DRAINING_MODEL = "generate"
@@ -202,6 +203,10 @@ class TritonServer:
         if options.response_cache_mb and runtime.caches is not None:
             arguments.append(f"--cache-directory={runtime.caches}")
             arguments.append(f"--cache-config=local,size={options.response_cache_mb << 20}")
+        try:
+            arguments += trace_arguments({**os.environ, **options.env})
+        except ValueError as error:
+            raise ServerError(str(error)) from None
         return arguments
 
     def _wait_until_ready(self, runtime: Runtime, cancelled: Callable[[], bool]) -> bool:

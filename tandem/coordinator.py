@@ -26,6 +26,7 @@ from tandem.sequence import Sequence, Sink
 from tandem.settings import CoordinatorSettings
 from tandem.step import DRAFTERS
 from tandem.stopping import StopMatcher
+from tandem.tracing import Tracing
 
 
 class Coordinator:
@@ -38,6 +39,7 @@ class Coordinator:
         self.settings = settings
         self._drafters = [name for name in DRAFTERS if name != "draft" or has_draft]
         self.metrics = Metrics()
+        self.tracing = Tracing(settings.trace_url) if settings.trace_url else None
         self.answers = AnswerCache(settings.answer_cache_mb << 20)
         self.metrics.answers = self.answers
         self.prompts = PromptEncoder(engine_directory)
@@ -55,6 +57,8 @@ class Coordinator:
 
     def stop(self) -> None:
         self._loop.stop()
+        if self.tracing:
+            self.tracing.stop()
 
     def parse(self, fields: Mapping[str, Seq[Any]], parameters: Mapping[str, Any] | None = None) -> GenerateRequest:
         """Check the fields of a request; see `tandem.request.parse_request`.
@@ -72,8 +76,12 @@ class Coordinator:
             raise InvalidRequest(f"{name}: this server needs this request parameter, which tells tenants apart")
         return dataclasses.replace(request, cache_salt=json.dumps([tenant, request.cache_salt]))
 
-    def prepare(self, request: GenerateRequest, sink: Sink, timeout_s: float | None = None) -> tuple[Sequence, str]:
+    def prepare(
+        self, request: GenerateRequest, sink: Sink, timeout_s: float | None = None, trace_context: str = ""
+    ) -> tuple[Sequence, str]:
         """Tokenize a request and check its lengths. `sink` will get its tokens, or its error.
+
+        `trace_context` is that of the span whose child the request's span is to be: see `tandem.tracing`.
 
         Returns:
             The first sequence of the request's group, which `submit` and `cancel` take, and the prompt as text.
@@ -111,6 +119,13 @@ class Coordinator:
         ]
         for sequence in group:
             sequence.group = group
+        if self.tracing and trace_context:
+            attributes = {
+                "tandem.prompt_tokens": len(prompt),
+                "tandem.max_tokens": max_tokens,
+                "tandem.answers": len(group),
+            }
+            group[0].trace = self.tracing.begin(trace_context, attributes, now)
         return group[0], text
 
     def submit(self, request: GenerateRequest, sequence: Sequence) -> None:
@@ -123,10 +138,17 @@ class Coordinator:
             if answer is not None:
                 sequence.replay(answer)
                 self.metrics.observe_outcome("success")
+                if sequence.trace:
+                    sequence.trace.end(sequence.group)
                 sequence.sink.emit(sequence, answer)
                 return
             sequence.sink = Recorder(sequence.sink, self.answers, lambda: self._answer_key(request, sequence))
-        self._loop.submit(sequence)
+        try:
+            self._loop.submit(sequence)
+        except RequestError as error:
+            if sequence.trace:
+                sequence.trace.fail(error)
+            raise
 
     def _answer_key(self, request: GenerateRequest, sequence: Sequence) -> bytes:
         """Hash over everything that determines the answer. Who drafts for it does not."""

@@ -151,11 +151,17 @@ class DecodingLoop:
             if self._capacity is None:
                 return
         self._drop_misfits(self._capacity)
+        started = time.monotonic()
         plan = self._scheduler.plan(self._capacity)
         self._metrics.preemptions += len(plan.preempted)
+        called = time.monotonic()
         result = self._step(plan.request)
         if result is not None:
+            ended = time.monotonic()
+            traces = [sequence.trace for sequence in plan.batch if sequence.trace]  # some may end with this step
             self._take(plan, result)
+            for trace in traces:
+                trace.cycle(started, called, ended, plan.request, result)
             self._failures = 0
 
     def _drop_ended(self) -> None:
@@ -251,12 +257,16 @@ class DecodingLoop:
         if sequence.last_token_at is None and sequence is sequence.group[0]:
             for follower in sequence.group[1:]:
                 self._scheduler.add(follower)
+            if sequence.trace:
+                sequence.trace.event("first token", now)
         sequence.last_token_at = now
         if emission.finish_reason:
             self._scheduler.remove(sequence)
             sequence.ended = True
             if all(one.ended for one in sequence.group):
                 self._metrics.observe_outcome("success")
+                if trace := sequence.group[0].trace:
+                    trace.end(sequence.group)
         sequence.sink.emit(sequence, emission)
 
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
@@ -268,6 +278,8 @@ class DecodingLoop:
                 self._scheduler.remove(one)
                 one.ended = True
         self._metrics.observe_outcome(error.outcome)
+        if trace := sequence.group[0].trace:
+            trace.fail(error)
         sequence.sink.fail(sequence, error)
 
     def _fail_all(self, error: RequestError) -> None:

@@ -13,6 +13,7 @@ from tandem.kv_cache import Retention
 from tandem.sampling import SamplingParams
 from tandem.step import MAX_DRAFTS, OpenSequence, Origin
 from tandem.stopping import StopMatcher
+from tandem.tracing import RequestTrace
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Sequence:
     retention: Retention = field(default_factory=Retention)  # how its K and V are to be kept
     deadline: float = float("inf")  # on `time.monotonic`, seconds
     arrival: float = field(default_factory=time.monotonic)
+    trace: RequestTrace | None = None  # of the request; the first sequence of a group has it
     tokens: list[int] = field(init=False)  # prompt and answer
     group: list[Sequence] = field(init=False)  # all sequences of the request, the same list in each of them
     cached: int = 0  # how many of `tokens` the executor holds

@@ -143,6 +143,8 @@ class CoordinatorSettings(_Settings):
     # When this file appears, running requests end with UNAVAILABLE, new ones are refused, and the file is removed: so
     # that a server can be stopped while it is busy. Triton 2.51 may crash when it is stopped during BLS calls.
     drain_file: str = ""
+    # OTLP over HTTP: where spans of the requests go that Triton traces, for example http://127.0.0.1:4318/v1/traces.
+    trace_url: str = ""
 
     def check(self) -> None:
         for name in ("max_running", "max_prompt_bytes", "default_max_tokens", "max_step_tokens", "mixed_step_tokens"):

@@ -45,7 +45,9 @@ class GenerateModel:
                 fields = {t.name(): t.as_numpy().reshape(-1).tolist() for t in request.inputs()}
                 parameters = json.loads(request.parameters() or "{}")
                 parsed = self._coordinator.parse(fields, parameters)
-                self._responses.submit(parsed, sender, _timeout_s(request, parameters))
+                # Copied now: Triton may free a trace once its request has been taken.
+                trace = (request.trace().get_context() or "") if self._coordinator.tracing else ""
+                self._responses.submit(parsed, sender, _timeout_s(request, parameters), trace)
             except Exception as failure:
                 error = request_error(failure)
                 self._coordinator.count_refused(error)

@@ -67,13 +67,13 @@ class ResponseSender:
             self._wake.notify()
         self._thread.join()
 
-    def submit(self, request: GenerateRequest, sender: Any, timeout_s: float | None) -> None:
+    def submit(self, request: GenerateRequest, sender: Any, timeout_s: float | None, trace_context: str = "") -> None:
         """Queue a request whose answer goes to `sender`; that it is refused then is an answer too.
 
         Raises:
             InvalidRequest: it cannot be read; nothing goes to `sender`.
         """
-        first, prompt = self._coordinator.prepare(request, self, timeout_s)
+        first, prompt = self._coordinator.prepare(request, self, timeout_s, trace_context)
         echo = "" if request.exclude_input_in_output else prompt
         streams = {sequence: Stream(sequence, index, echo) for index, sequence in enumerate(first.group)}
         with self._wake:  # known before the first emission comes
