@@ -120,12 +120,8 @@ class Coordinator:
         for sequence in group:
             sequence.group = group
         if self.tracing and trace_context:
-            attributes = {
-                "tandem.prompt_tokens": len(prompt),
-                "tandem.max_tokens": max_tokens,
-                "tandem.answers": len(group),
-            }
-            group[0].trace = self.tracing.begin(trace_context, attributes, now)
+            asked = {"prompt_tokens": len(prompt), "max_tokens": max_tokens, "answers": len(group)}
+            group[0].trace = self.tracing.begin(trace_context, asked, now)
         return group[0], text
 
     def submit(self, request: GenerateRequest, sequence: Sequence) -> None:

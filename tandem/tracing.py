@@ -1,7 +1,7 @@
 """Spans of traced requests: what the decoding cycle did for them, below the span that Triton made for the request.
 
-A request is traced if Triton hands over a context for it (W3C Trace Context, `traceparent`): Triton samples. Spans go to
-an OpenTelemetry collector by OTLP over HTTP, from a thread of their own.
+A request is traced if Triton, which samples, hands over a context for it (W3C Trace Context: `traceparent`). Spans go
+to an OpenTelemetry collector by OTLP over HTTP, from a thread of their own.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 from tandem.step import StepRequest, StepResult
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import SpanProcessor
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, Tracer
 
 EXPORT_TIMEOUT_S = 2.0  # a collector that has gone must not hold the server when it stops
 
@@ -32,14 +34,12 @@ class Answered(Protocol):
 
 
 class RequestTrace:
-    """The spans of one request. Times are those of `time.monotonic`, in seconds."""
+    """The spans of one request. Times are those of `time.monotonic`, in seconds; attributes are named `tandem.…`."""
 
-    def __init__(self, tracer: Any, parent: Any, attributes: Mapping[str, Any], arrival: float) -> None:
-        from opentelemetry.trace import set_span_in_context
-
+    def __init__(self, tracer: Tracer, parent: Context, asked: Mapping[str, float], arrival: float) -> None:
         self._tracer = tracer
-        self._span = tracer.start_span("generate", parent, attributes=attributes, start_time=_epoch_ns(arrival))
-        self._context = set_span_in_context(self._span)
+        self._span = self._start("generation", parent, arrival, asked)
+        self._context = _below(self._span)
         self._arrival = arrival
         self._waiting = True
 
@@ -53,41 +53,34 @@ class RequestTrace:
             request: what it was asked for, for the whole batch.
             result: what it answered.
         """
-        from opentelemetry.trace import set_span_in_context
-
         if self._waiting:
             self._waiting = False
-            self._child("queue", self._context, self._arrival, started, {})
-        attributes = {
-            "tandem.rows": len(request.rows),
-            "tandem.tokens": sum(len(row.tokens) for row in request.rows),
-            "tandem.chosen_tokens": len(result.chosen),
-            "tandem.drafted_tokens": int(result.drafted.sum()),
-            "tandem.passes": len(result.pass_rows),
+            self._start("queue", self._context, self._arrival).end(_epoch_ns(started))
+        did = {
+            "rows": len(request.rows),
+            "tokens": sum(len(row.tokens) for row in request.rows),
+            "chosen_tokens": len(result.chosen),
+            "drafted_tokens": int(result.drafted.sum()),
+            "passes": len(result.pass_rows),
         }
-        cycle = self._tracer.start_span("cycle", self._context, attributes=attributes, start_time=_epoch_ns(started))
-        times = {
-            "tandem.propose_ms": 1000 * result.propose_s,
-            "tandem.forward_ms": 1000 * result.forward_s,
-            "tandem.sampling_ms": 1000 * result.sampling_s,
-        }
-        self._child("target", set_span_in_context(cycle), called, ended, times)
-        cycle.end(_epoch_ns(time.monotonic()))
+        cycle = self._start("cycle", self._context, started, did)
+        seconds = {"propose_s": result.propose_s, "forward_s": result.forward_s, "sampling_s": result.sampling_s}
+        self._start("target", _below(cycle), called, seconds).end(_epoch_ns(ended))
+        cycle.end()
 
     def event(self, name: str, at: float) -> None:
-        """Something that happened to the request: its first token, a preemption."""
+        """Something that happened to the request."""
         self._span.add_event(name, timestamp=_epoch_ns(at))
 
     def end(self, group: Sequence[Answered]) -> None:
         """The request has got the last token of all its answers."""
-        self._span.set_attributes(
-            {
-                "tandem.cached_prompt_tokens": group[0].reused,
-                "tandem.generated_tokens": sum(one.generated for one in group),
-                "tandem.drafted_tokens": sum(one.drafted for one in group),
-                "tandem.accepted_draft_tokens": sum(one.accepted_drafts for one in group),
-            }
-        )
+        counts = {
+            "cached_prompt_tokens": group[0].reused,
+            "generated_tokens": sum(one.generated for one in group),
+            "drafted_tokens": sum(one.drafted for one in group),
+            "accepted_draft_tokens": sum(one.accepted_drafts for one in group),
+        }
+        self._span.set_attributes(_named(counts))
         self._span.end()
 
     def fail(self, error: Exception) -> None:
@@ -97,10 +90,10 @@ class RequestTrace:
         self._span.set_status(Status(StatusCode.ERROR, str(error)))
         self._span.end()
 
-    def _child(self, name: str, context: Any, started: float, ended: float, attributes: Mapping[str, Any]) -> Span:
-        span: Span = self._tracer.start_span(name, context, attributes=attributes, start_time=_epoch_ns(started))
-        span.end(_epoch_ns(ended))
-        return span
+    def _start(
+        self, name: str, context: Context, at: float, values: Mapping[str, float] = MappingProxyType({})
+    ) -> Span:
+        return self._tracer.start_span(name, context, attributes=_named(values), start_time=_epoch_ns(at))
 
 
 class Tracing:
@@ -116,12 +109,12 @@ class Tracing:
         self._provider.add_span_processor(processor or _sender(url))
         self._tracer = self._provider.get_tracer("tandem")
 
-    def begin(self, context: str, attributes: Mapping[str, Any], arrival: float) -> RequestTrace | None:
+    def begin(self, context: str, asked: Mapping[str, float], arrival: float) -> RequestTrace | None:
         """The trace of a request, or None if it is not traced.
 
         Args:
             context: as Triton gives it: a JSON object with the headers of W3C Trace Context, or nothing.
-            attributes: of the request's span.
+            asked: what the request asks for: attributes of its span.
             arrival: when the request came.
         """
         from opentelemetry import trace
@@ -130,7 +123,7 @@ class Tracing:
         parent = TraceContextTextMapPropagator().extract(json.loads(context) if context else {})
         if not trace.get_current_span(parent).get_span_context().is_valid:
             return None
-        return RequestTrace(self._tracer, parent, attributes, arrival)
+        return RequestTrace(self._tracer, parent, asked, arrival)
 
     def stop(self) -> None:
         """Send what is left."""
@@ -142,6 +135,16 @@ def _sender(url: str) -> SpanProcessor:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     return BatchSpanProcessor(OTLPSpanExporter(url, timeout=EXPORT_TIMEOUT_S))
+
+
+def _below(span: Span) -> Context:
+    from opentelemetry.trace import set_span_in_context
+
+    return set_span_in_context(span)
+
+
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    return {f"tandem.{name}": value for name, value in values.items()}
 
 
 def _epoch_ns(at: float) -> int:

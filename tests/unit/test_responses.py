@@ -69,7 +69,7 @@ class FullCoordinator:
         self.sender = sender
         self.refused = []
 
-    def prepare(self, request, sink, timeout_s):
+    def prepare(self, request, sink, timeout_s, trace_context):
         sequence = _Sequence()
         sequence.group = [sequence]
         return sequence, "prompt"

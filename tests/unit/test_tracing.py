@@ -27,7 +27,7 @@ def spans() -> InMemorySpanExporter:
 def traced(spans: InMemorySpanExporter, sequence: Sequence, context: str = CONTEXT) -> None:
     sequence.arrival = time.monotonic()
     tracing = Tracing("", SimpleSpanProcessor(spans))
-    sequence.trace = tracing.begin(context, {"tandem.prompt_tokens": len(sequence.prompt)}, sequence.arrival)
+    sequence.trace = tracing.begin(context, {"prompt_tokens": len(sequence.prompt)}, sequence.arrival)
 
 
 def run(sequence: Sequence, target: LocalTarget | None = None) -> None:
@@ -56,9 +56,10 @@ def test_cycles_and_calls_are_below_the_requests_span_and_that_below_tritons(spa
     target = LocalTarget()
     run(sequence, target)
     found = by_name(spans)
-    (request,), (queue,) = found["generate"], found["queue"]
+    (request,), (queue,) = found["generation"], found["queue"]
     assert f"{request.context.trace_id:032x}" == TRACE
-    assert request.parent is not None and f"{request.parent.span_id:016x}" == PARENT
+    assert request.parent is not None
+    assert f"{request.parent.span_id:016x}" == PARENT
     assert within(queue, request)
     calls = [step for step in target.requests if step.rows]
     assert len(found["cycle"]) == len(found["target"]) == len(calls)
@@ -103,7 +104,7 @@ def test_a_request_that_fails_has_its_error_in_the_span(spans: InMemorySpanExpor
     sequence.cancelled = True
     run(sequence)
     (request,) = spans.get_finished_spans()
-    assert (request.name, request.status.is_ok) == ("generate", False)
+    assert (request.name, request.status.is_ok) == ("generation", False)
     assert "cancelled" in (request.status.description or "")
 
 
