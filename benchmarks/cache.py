@@ -4,7 +4,8 @@
 2. The TTFTs of a chat of ten turns together, with reuse and with a new salt for each turn.
 3. Tokens/s of requests that share nothing, on a server with the cache and on one without; and the same on one engine in
    this process, since two servers may differ by themselves, with the share of the time that is spent in the cache.
-4. TTFT against how much of the prompt is shared, and the hit rate of the cache against the size of its pool on a
+4. Second turns of chats, with the first turn cached and without: how many read otherwise.
+5. TTFT against how much of the prompt is shared, and the hit rate of the cache against the size of its pool on a
    Zipf-distributed trace (the cache itself, without an engine), as a plot.
 """
 
@@ -15,6 +16,7 @@ import random
 import secrets
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.cache_cost import Turn, turns
 from benchmarks.cache_trace import hit_rate, ideal_hit_rate, pool_sizes, zipf_trace
+from benchmarks.cache_turns import second_turns
 from benchmarks.environment import ENGINE, machine
 from benchmarks.serving import served_rate
 from benchmarks.spread import with_range
@@ -198,7 +201,7 @@ def main() -> None:
         Client(off_server.grpc_url) as off,
         Progress(transient=True) as progress,
     ):
-        task = progress.add_task("long prompt", total=6)
+        task = progress.add_task("long prompt", total=7)
         long_pairs = long_prompt(on, texts, arguments.tokens, rounds)[1:]
         progress.update(task, advance=1, description="chats")
         chat_pairs = chats(on, max(3, rounds // 2))[1:]
@@ -206,6 +209,9 @@ def main() -> None:
         plain_pairs = nothing_shared(on, off, texts, 4 * rounds, arguments.streams, arguments.answer)[2:]
         progress.update(task, advance=1, description="nothing shared, one engine")
         one_engine = on_one_engine(texts, 3 * rounds, arguments.streams, arguments.answer)[1:]
+        progress.update(task, advance=1, description="second turns")
+        questions = [job.message for job in jobs("mt-bench")]
+        again = second_turns(on, list(pairwise(questions)), arguments.answer)
         progress.update(task, advance=1, description="by shared length")
         seconds = by_shared_length(on, texts, arguments.tokens, 3)
         progress.update(task, advance=1, description="hit rates")
@@ -226,6 +232,10 @@ def main() -> None:
     table.add_row("of that, time in the cache", f"{before:.2%}", f"{after:.2%}", "", "")
     console = Console(width=max(110, Console().width))
     console.print(table)
+    console.print(
+        f"second turns of {arguments.answer} tokens that read otherwise with the first turn cached: {again.differ} of "
+        f"{again.asked}; without it, a second time: {again.differ_without}"
+    )
     found = ", ".join(f"{share:.0%}: {ours:.1%} (ideal {ideal:.1%})" for share, ours, ideal in points)
     console.print(f"tokens found by the pool's share of all prompts: {found}")
     draw(arguments.plot, arguments.tokens, seconds, points)
