@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Protocol
 
+from tandem import ranges
 from tandem.cache_counts import CACHE_COUNTERS
 from tandem.errors import Cancelled, ExecutorFailed, InvalidRequest, QueueFull, RequestError, ShuttingDown, TimedOut
 from tandem.metrics import Metrics
@@ -120,7 +121,8 @@ class DecodingLoop:
                 while self._inbox:
                     self._scheduler.add(self._inbox.popleft())
             try:
-                self.cycle()
+                with ranges.CYCLE:
+                    self.cycle()
             except Exception as error:  # a bug: it must end neither the thread nor in silence
                 log.exception("decoding cycle failed")
                 self._recover(TargetFailed(f"internal error in the decoding cycle: {error!r}"))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tandem import ranges
 from tandem.cache_counts import cache_array
 from tandem.engines import Engine, Row
 from tandem.executor_rows import Call, HeldSequence, Running
@@ -198,13 +199,16 @@ class Executor:
         started = time.perf_counter()
         for row in rows:
             row.held.sampling.append(row.tokens)
-        proposals = self._propose(rows)
+        with ranges.PROPOSE:
+            proposals = self._propose(rows)
         proposed = time.perf_counter()
         width = self._width(rows, proposals)
-        logits = self._forward(rows, proposals, width)
+        with ranges.FORWARD:
+            logits = self._forward(rows, proposals, width)
         forwarded = time.perf_counter()
         self._observe_prefill(rows, forwarded - proposed)
-        self._accept(rows, proposals, logits, call)
+        with ranges.ACCEPT:
+            self._accept(rows, proposals, logits, call)
         call.pass_rows.append(len(rows))
         call.propose_s += proposed - started
         call.forward_s += forwarded - proposed
