@@ -24,6 +24,9 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # the interval grows with the number of streams.
 CANCEL_POLL_S = 0.05
 CANCEL_POLLS_PER_S = 40
+# While requests are refused, clients that have gone hold the places of others in the queue: they are looked for sooner.
+FULL_CANCEL_POLLS_PER_S = 200
+FULL_S = 5.0  # so long after the last request that was refused
 IDLE_POLL_S = 0.2
 # The engine's threads wait for each other in every layer: what takes one core from them costs both. Sending fits into
 # the moments when one of them is idle anyway.
@@ -53,6 +56,7 @@ class ResponseSender:
         self._coordinator = coordinator
         self._seconds_per_response = 1 / max_responses_per_s if max_responses_per_s else 0.0
         self._answers: dict[Sequence, Answer] = {}  # by the first sequence of the request
+        self._refused_at = -FULL_S
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="responses", daemon=True)
@@ -84,6 +88,7 @@ class ResponseSender:
             # Sent by this sender's thread only: Triton 2.51 crashes if it is asked about the cancellation of a request
             # whose final response another thread sends in that moment.
             error = request_error(failure)
+            self._refused_at = time.monotonic()
             self._coordinator.count_refused(error)
             self.fail(first, error)
 
@@ -190,7 +195,8 @@ class ResponseSender:
     def _poll_cancellations(self) -> None:
         now = time.monotonic()
         with self._wake:
-            interval = max(CANCEL_POLL_S, len(self._answers) / CANCEL_POLLS_PER_S)
+            per_s = FULL_CANCEL_POLLS_PER_S if now - self._refused_at < FULL_S else CANCEL_POLLS_PER_S
+            interval = max(CANCEL_POLL_S, len(self._answers) / per_s)
             answers = [(f, answer) for f, answer in self._answers.items() if now - answer.last_polled >= interval]
         for first, answer in answers:
             answer.last_polled = now

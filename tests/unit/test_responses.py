@@ -89,6 +89,16 @@ class FullCoordinator:
         pass
 
 
+class QueueingCoordinator(FullCoordinator):
+    """Queues a request, or refuses it."""
+
+    full = False
+
+    def submit(self, request, sequence):
+        if self.full:
+            raise QueueFull("the queue is full")
+
+
 class _Sequence:
     cancelled = False
     group: list[_Sequence]
@@ -108,3 +118,28 @@ def test_a_request_that_the_queue_refuses_is_answered_by_the_thread_that_polls(r
     assert {thread for _, thread in sender.used} == {"responses"}
     assert sender.used[-1] == ("sent", "responses"), "nothing is asked behind the final response"
     assert len(coordinator.refused) == 1
+
+
+def test_clients_that_have_gone_are_looked_for_sooner_while_others_are_refused(responses, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(responses.time, "monotonic", lambda: now)
+    coordinator = QueueingCoordinator(None)
+    parts = responses.ResponseSender(coordinator, 0)  # its thread is not started: it is asked to poll here
+    senders = [Sender() for _ in range(400)]
+    request = parse_request({"text_input": [b"One"]}, max_prompt_bytes=100)
+    for sender in senders:
+        parts.submit(request, sender, None)
+
+    def asked_after(seconds):
+        nonlocal now
+        before = sum(len(sender.used) for sender in senders)
+        now += seconds
+        parts._poll_cancellations()
+        return sum(len(sender.used) for sender in senders) - before
+
+    assert asked_after(100) == 400
+    assert asked_after(3) == 0  # 400 at 40 a second: in 10 s
+    coordinator.full = True
+    parts.submit(request, Sender(), None)
+    assert asked_after(0) == 400  # 400 at 200 a second: the 3 s were enough
+    assert asked_after(6) == 0, "nobody has been refused for a while"
