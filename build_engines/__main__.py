@@ -14,6 +14,7 @@ from build_engines.drafting import commands as drafting
 from build_engines.errors import BuildError
 from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, RUNTIMES, WEIGHTS, Recipe
 from build_engines.vision import commands as vision
+from tandem import tensorrt_library
 
 DEFAULT_OUTPUT = Path("model_repository/target/1/engine")
 DRAFT_OUTPUT = Path("model_repository/draft/1/engine")
@@ -56,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     default = commands.add_parser("default", help="fetch the default model and build it")
     for parts in (language, default):
         _add_recipe(parts)
-        parts.add_argument("--compute-capability", nargs="+", default=CAPABILITIES, metavar="X.Y", dest="capabilities",
-                           help="GPUs to compile for, with --runtime tensorrt")  # fmt: skip
+        parts.add_argument("--compute-capability", nargs="+", metavar="X.Y", dest="capabilities",
+                           help="with --runtime tensorrt: build nothing, check that the graph compiles for these GPUs "
+                           f"(where TensorRT is not installed: always, for {', '.join(CAPABILITIES)})")  # fmt: skip
     compiles = commands.add_parser(
         "compile-check",
         help="compile an ONNX graph with TensorRT for RTX, which needs no GPU",
@@ -169,10 +171,10 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         run(source, arguments.output, arguments.windows, arguments.rounds, command)
         return
     recipe = _recipe(arguments)
-    if recipe.runtime == "tensorrt":
+    if recipe.runtime == "tensorrt" and (arguments.capabilities or tensorrt_library.version() is None):
         from build_engines.language_tensorrt import check
 
-        check(source, recipe, arguments.capabilities)
+        check(source, recipe, arguments.capabilities or CAPABILITIES)
         return
     build(source, arguments.output, recipe, name=arguments.name, force=arguments.force)
 

@@ -7,7 +7,7 @@ should take. It is evidence and no proof: nothing runs, and the engines are thro
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,15 @@ from onnx import TensorProto, numpy_helper
 
 from build_engines.errors import BuildError
 from build_engines.progress import stage
+from tandem.engines.slots import FEW_TOKENS
 
-MOST_ROWS = 32  # of the optimization profile
-MOST_TOKENS = 512
+MOST_ROWS = 32  # slots of the engine
+MOST_TOKENS = 512  # of a prompt, in one step
+# What the free dimensions of the contract may be, and usually are, in a step of rows with few tokens, and of one row
+# with many: see tandem.engines.slots.
+_PACKED = MOST_ROWS * FEW_TOKENS
+_TOGETHER = {"B": (MOST_ROWS, 8), "m": (FEW_TOKENS, 2), "T": (_PACKED, 8), "W": (_PACKED, 8)}
+_ALONE = {"B": (1, 1), "m": (MOST_TOKENS, MOST_TOKENS), "T": (MOST_TOKENS, MOST_TOKENS), "W": (MOST_TOKENS, 2)}
 
 
 def compile_check(graph: Path, capabilities: Sequence[str]) -> dict[str, int]:
@@ -39,8 +45,17 @@ def compile_check(graph: Path, capabilities: Sequence[str]) -> dict[str, int]:
                 f"for RTX {trt.__version__} compiles for"
             )
         with stage(f"compiling {graph.name} for compute capability {capability}"):
-            sizes[capability] = _compile(trt, graph, capability, getattr(trt.ComputeCapability, known[capability]))
+            target = getattr(trt.ComputeCapability, known[capability])
+            sizes[capability] = int(compiled(trt, graph, capability, _for_target(target)).nbytes)
     return sizes
+
+
+def _for_target(target: Any) -> Callable[[Any], None]:
+    def configure(config: Any) -> None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(target, 0)
+
+    return configure
 
 
 def _library() -> Any:
@@ -51,7 +66,18 @@ def _library() -> Any:
     return tensorrt_rtx
 
 
-def _compile(trt: Any, graph: Path, capability: str, target: Any) -> int:
+def compiled(trt: Any, graph: Path, capability: str, configure: Callable[[Any], None]) -> Any:
+    """The serialized engine of a graph of the contract, a buffer.
+
+    Args:
+        trt: TensorRT, or TensorRT for RTX.
+        graph: an .onnx file.
+        capability: what it is compiled for, for messages.
+        configure: sets the builder's configuration up.
+
+    Raises:
+        BuildError: TensorRT refuses the graph, with the reasons.
+    """
     errors: list[str] = []
 
     class Log(trt.ILogger):
@@ -66,26 +92,32 @@ def _compile(trt: Any, graph: Path, capability: str, target: Any) -> int:
     engine = None
     if parser.parse_from_file(str(graph)):
         config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(target, 0)
-        config.add_optimization_profile(_profile(builder, network, graph))
+        configure(config)
+        for sizes in (_TOGETHER, _ALONE):
+            config.add_optimization_profile(_profile(builder, network, graph, sizes))
         engine = builder.build_serialized_network(network, config)
     else:
         errors += [parser.get_error(index).desc() for index in range(parser.num_errors)]
     if engine is None:
         reasons = refusals(graph) or [_shortened(errors)]
         raise BuildError(f"{graph.name} does not compile for compute capability {capability}: {'; '.join(reasons)}")
-    return int(engine.nbytes)
+    return engine
 
 
-def _profile(builder: Any, network: Any, graph: Path) -> Any:
+def _profile(builder: Any, network: Any, graph: Path, sizes: Mapping[str, tuple[int, int]]) -> Any:
     """Free dimensions from 1 to what a step may have; they are named in the graph, not in the network."""
     inputs = onnx.load(graph, load_external_data=False).graph.input
     shapes = {item.name: item.type.tensor_type.shape.dim for item in inputs}
     names = {name: [dimension.dim_param for dimension in shape] for name, shape in shapes.items()}
     # A row has fewer tokens than its slot has positions.
     slots = [shape[2].dim_value for name, shape in shapes.items() if name.startswith("keys.") and shape[2].dim_value]
-    limits = {"B": MOST_ROWS, "m": min([MOST_TOKENS, *(positions - 1 for positions in slots)])}
+    longest = min([MOST_TOKENS, *(positions - 1 for positions in slots)])
+    any_size = (MOST_TOKENS, MOST_TOKENS)
+
+    def sized(dimensions: Sequence[tuple[int, str]], which: int) -> list[int]:
+        found = [sizes.get(name, any_size)[which] if size == -1 else size for size, name in dimensions]
+        return [min(size, longest) if name == "m" else size for size, (_, name) in zip(found, dimensions, strict=True)]
+
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -93,8 +125,7 @@ def _profile(builder: Any, network: Any, graph: Path) -> Any:
             continue
         dimensions = list(zip(tensor.shape, names[tensor.name], strict=True))
         least = [1 if size == -1 else size for size, _ in dimensions]
-        most = [limits.get(name, MOST_TOKENS) if size == -1 else size for size, name in dimensions]
-        profile.set_shape(tensor.name, least, most, most)
+        profile.set_shape(tensor.name, least, sized(dimensions, 1), sized(dimensions, 0))
     return profile
 
 

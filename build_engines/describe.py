@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from build_engines.errors import BuildError
 from build_engines.recipe import Recipe
 from build_engines.source import Source
-from tandem.manifest import Manifest, sha256_of_file
+from tandem.manifest import Manifest, runtime_version, sha256_of_file
 
 # Tokens that end a turn in the chat formats of the supported models.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
@@ -71,7 +70,7 @@ def describe(directory: Path, source: Source, recipe: Recipe, config: Any, name:
         kv_cache=recipe.kv_cache,
         dynamic_quantization_group=recipe.dynamic_quantization_group,
         runtime=recipe.runtime,
-        runtime_version=metadata.version(recipe.runtime),
+        runtime_version=runtime_version(recipe.runtime) or "",
         vocab_size=config.vocab_size,
         context_length=min(
             config.max_position_embeddings, recipe.length if recipe.is_onnx else config.max_position_embeddings

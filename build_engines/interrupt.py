@@ -16,6 +16,11 @@ def install() -> None:
         signal.signal(number, _raise)
 
 
+def requested() -> bool:
+    """Whether a signal came."""
+    return _seen
+
+
 def check() -> None:
     """Raise `KeyboardInterrupt` if a signal came."""
     if _seen:

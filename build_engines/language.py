@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 from build_engines.architectures import adapted, require_supported
-from build_engines.errors import BuildError
 from build_engines.output_directory import locked, replaced
 from build_engines.progress import console, quiet, silence_libraries, stage
 from build_engines.recipe import Recipe
 from build_engines.source import Source
+from tandem.engines.onnxruntime import MODEL_FILE
 from tandem.manifest import FILE_NAME, Manifest, ManifestError
 
 CHECKPOINTS = Path(".cache/models")
@@ -22,10 +23,6 @@ def build(source: Source, output: Path, recipe: Recipe, *, name: str | None = No
     An engine that is there with the same build key, and undamaged, is kept; if only run-time settings differ, only
     the manifest is written. Raises `BuildError`; whatever happens, `output` holds the old engine or the new one.
     """
-    if recipe.runtime == "tensorrt":
-        raise BuildError(
-            "this version writes no TensorRT engines; `language SOURCE --runtime tensorrt` checks that one compiles"
-        )
     with locked(output):
         if not force and (kept := _keep(source, output, recipe)):
             return kept
@@ -91,7 +88,14 @@ def _build_into(directory: Path, source: Source, recipe: Recipe, name: str | Non
     recipe = adapted(recipe, config.model_type)
     with stage("writing the tokenizer"), quiet():
         write_tokenizer_files(checkpoint, directory)
-    (export_onnx if recipe.is_onnx else export)(checkpoint, directory, recipe)
+    if recipe.runtime == "tensorrt":
+        from build_engines.language_plan import write_plan
+
+        with tempfile.TemporaryDirectory(prefix="tandem-tensorrt-") as graph:
+            export_onnx(checkpoint, Path(graph), recipe)
+            write_plan(Path(graph) / MODEL_FILE, directory)
+    else:
+        (export_onnx if recipe.is_onnx else export)(checkpoint, directory, recipe)
     manifest = describe(directory, source, recipe, config, name)
     manifest.write(directory)
     return manifest

@@ -32,6 +32,5 @@ def check(source: Source, recipe: Recipe, capabilities: Sequence[str]) -> None:
     each = ", ".join(f"{capability} ({size / 1e6:.0f} MB)" for capability, size in sizes.items())
     console.print(f"  [green]✓[/] {source.name} with {recipe.weights_label} weights compiles for {each}")
     console.print(
-        "  [yellow]![/] no engine was written: this version has no TensorRT session, and an engine is compiled where "
-        "its GPU is"
+        "  [yellow]![/] no engine was written: one is compiled where its GPU is, without --compute-capability"
     )

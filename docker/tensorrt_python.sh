@@ -23,11 +23,12 @@ done
 [[ ${version%%.*} == 11 ]] || fail "this is TensorRT $version, and the build code is written for TensorRT 11"
 
 package="tensorrt-cu13-bindings==$version.*"
+cuda="cuda-bindings==13.*" # the CUDA runtime for Python
 if [[ ${1:-} == --print ]]; then
-    echo "$package"
+    echo "$package $cuda"
     exit
 fi
-"$PY" -m pip install --disable-pip-version-check -q --no-deps "$package"
-found=$("$PY" -c 'import tensorrt; print(tensorrt.__version__)')
+"$PY" -m pip install --disable-pip-version-check -q --no-deps "$package" "$cuda" cuda-pathfinder
+found=$("$PY" -c 'from tandem import tensorrt_library; print(tensorrt_library.load().__version__)')
 [[ $found == "$version".* || $found == "$version" ]] || fail "the libraries are $version, the bindings say $found"
 echo "tensorrt: bindings $found"

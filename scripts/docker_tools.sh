@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What only tests of the Docker files and of the Helm chart need: `docker compose`, hadolint, helm and the schemas of
-# Kubernetes, in .cache/docker-tools, without root.
+# What only tests of the Docker files, the Helm chart and the GPU path need: `docker compose`, hadolint, helm, the schemas
+# of Kubernetes, and the bindings of TensorRT and CUDA, in .cache/docker-tools, without root.
 # Where one of them cannot be had, this says so and its tests are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -66,5 +66,25 @@ if [[ ! -d $tools/kubernetes ]]; then
         mv "$scratch/kubernetes" "$tools/kubernetes"
     else
         echo "tests: the schemas of Kubernetes cannot be had here, their test is skipped"
+    fi
+fi
+# The bindings that NGC's image gets (docker/tensorrt_python.sh), which import where the libraries' names are defined.
+if [[ ! -d $tools/tensorrt ]]; then
+    echo "tests: fetching the bindings of TensorRT"
+    bindings=$scratch/tensorrt/tensorrt_bindings
+    if command -v cc >/dev/null && .venv/bin/python -m pip install --disable-pip-version-check -q --no-deps \
+        --target "$scratch/tensorrt" tensorrt-cu13-bindings==11.1.0.106 cuda-bindings==13.5.0 cuda-pathfinder==1.9.1 \
+        2>/dev/null; then
+        for name in createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL \
+            createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getBuilderPluginRegistry \
+            getNvOnnxParserVersion getPluginRegistry initLibNvInferPlugins; do
+            echo "void *$name(void) { return 0; }"
+        done >"$scratch/stubs.c"
+        for library in nvinfer nvinfer_plugin nvonnxparser; do
+            cc -shared -fPIC -o "$bindings/lib$library.so.11" "$scratch/stubs.c"
+        done
+        mv "$scratch/tensorrt" "$tools/tensorrt"
+    else
+        echo "tests: the bindings of TensorRT cannot be had here (a C compiler is needed), their test is skipped"
     fi
 fi

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tandem import tensorrt_library
+
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
 _CHUNK = 1 << 20
@@ -134,12 +136,19 @@ _REBUILD = "Build it again: python -m build_engines default (or: language SOURCE
 
 def check_runtime(what: str, runtime: str, version: str, rebuild: str) -> None:
     """Raise `ManifestError` if the distribution `runtime` is not installed in the version `what` was built for."""
-    try:
-        found = metadata.version(runtime)
-    except metadata.PackageNotFoundError:
-        found = "none installed"
+    found = runtime_version(runtime) or "none installed"
     if found != version:
         raise ManifestError(f"{what} was built for {runtime}: expected version {version}, found {found}. {rebuild}")
+
+
+def runtime_version(runtime: str) -> str | None:
+    """Version of the distribution `runtime`, None if it is not installed."""
+    if runtime == "tensorrt":  # comes in several
+        return tensorrt_library.version()
+    try:
+        return metadata.version(runtime)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def check_files(what: str, directory: Path, files: Mapping[str, str], rebuild: str, verify: bool = True) -> None:

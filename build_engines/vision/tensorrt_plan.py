@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engines.errors import BuildError
+from tandem import tensorrt_library
 from tandem.vision.manifest import INPUT
 
 FILE = "model.plan"
@@ -23,7 +24,7 @@ def write_plan(graph: Path, directory: Path) -> str | None:
         BuildError: TensorRT refuses the graph.
     """
     try:
-        import tensorrt as trt
+        trt = tensorrt_library.load()
     except ImportError:
         return None
     (directory / FILE).write_bytes(compiled(trt, graph, "this machine's GPU", BATCHES, lambda config: None))

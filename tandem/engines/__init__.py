@@ -100,4 +100,10 @@ def load_engine(directory: Path | str, options: EngineOptions | None = None) -> 
         options = options or EngineOptions()
         session = OnnxRuntimeSession(Path(directory), options.kv_cache_mb, options.threads)
         return SlotEngine(session, manifest, options)
-    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino, onnxruntime")
+    if manifest.runtime == "tensorrt":
+        from tandem.engines.slots import SlotEngine
+        from tandem.engines.tensorrt import TensorRtSession
+
+        options = options or EngineOptions()
+        return SlotEngine(TensorRtSession(Path(directory), options.kv_cache_mb), manifest, options)
+    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino, onnxruntime, tensorrt")

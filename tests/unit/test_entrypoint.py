@@ -140,7 +140,7 @@ def bindings(directory: Path) -> subprocess.CompletedProcess[str]:
 def test_bindings_are_of_the_version_of_the_libraries(tmp_path):
     for name in ("libnvinfer.so", "libnvinfer.so.11", "libnvinfer.so.11.1.0", "libnvinfer_plugin.so.11.2.0"):
         (tmp_path / name).touch()
-    assert bindings(tmp_path).stdout == "tensorrt-cu13-bindings==11.1.0.*\n"
+    assert bindings(tmp_path).stdout == "tensorrt-cu13-bindings==11.1.0.* cuda-bindings==13.*\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""TensorRT as the session of the slot engine: a plan, and device memory that it works on in place.
+
+Everything happens on one stream. Inputs go through pinned memory to the device, logits and features come back the same
+way; the caches never leave it. TensorRT's cache update wants the old and the new cache at one address, which is that of
+the first slot of the run.
+
+**Not run on a GPU yet.** Tests run this file on a stand-in for the device (tests/support/device_stand_in.py), which
+computes with ONNX Runtime what the bound addresses say, and compare the names and arguments of all calls with
+NVIDIA's own bindings (tests/unit/test_tensorrt_api.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem import tensorrt_library
+from tandem.engines.session import Integers
+
+PLAN_FILE = "model.plan"
+PLAN_FACTS = "plan.json"  # what it was compiled for
+_REBUILD = "build the engine again on this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A tensor on the device and its pinned copy on the host, of the greatest size that the plan allows."""
+
+    device: int
+    pinned: int
+    host: npt.NDArray[Any]  # the pinned memory, flat
+
+
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """One optimization profile with its execution context, and the greatest shape of each input."""
+
+    context: Any
+    most: Mapping[str, Sequence[int]]
+
+    def takes(self, feeds: Mapping[str, Integers]) -> bool:
+        return all(
+            size <= limit
+            for name, value in feeds.items()
+            for size, limit in zip(value.shape, self.most[name], strict=True)
+        )
+
+
+class TensorRtSession:
+    """Implements `tandem.engines.session.Session`."""
+
+    def __init__(self, directory: Path, megabytes: int, libraries: tuple[Any, Any] | None = None) -> None:
+        """Load `directory`/model.plan, with as many slots as fit into `megabytes` and as the plan takes rows.
+
+        Args:
+            directory: of the engine.
+            megabytes: device memory for K and V.
+            libraries: the modules `tensorrt` and `cuda.bindings.runtime`, if not those that are installed.
+
+        Raises:
+            ImportError: TensorRT or CUDA is not installed.
+            ValueError: the plan is for another GPU or TensorRT, or not even two slots fit.
+        """
+        trt, self._cuda = libraries or _libraries()
+        self._check_device(directory)
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))  # must outlive the engine
+        engine = self._runtime.deserialize_cuda_engine((directory / PLAN_FILE).read_bytes())
+        if engine is None:
+            raise ValueError(f"TensorRT {trt.__version__} does not take {directory / PLAN_FILE}: {_REBUILD}")
+        self._engine = engine
+        self._stream = self._call("cudaStreamCreate")
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        caches = [name for name in names if name.startswith(("keys.", "values."))]
+        self._integers = [
+            name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT and name not in caches
+        ]
+        inputs = [*self._integers, *caches]
+        self._profiles = [self._profile(engine, index, inputs) for index in range(engine.num_optimization_profiles)]
+        _, self._heads, self.positions, self._size = engine.get_tensor_shape(caches[0])
+        self._item = np.dtype(trt.nptype(engine.get_tensor_dtype(caches[0]))).itemsize
+        slot = self._slot_bytes
+        rows = max(profile.most[caches[0]][0] for profile in self._profiles)
+        self.slots = min(megabytes * 2**20 // (len(caches) * slot), rows)
+        if self.slots < 2:
+            raise ValueError(
+                f"kv_cache_mb {megabytes} is too little: two slots of {self.positions} positions of this model take "
+                f"{-(-2 * len(caches) * slot // 2**20)}; an engine built with a shorter --max-length needs less"
+            )
+        self._caches = {name: self._call("cudaMalloc", self.slots * slot) for name in caches}
+        for address in self._caches.values():
+            self._call("cudaMemsetAsync", address, 0, self.slots * slot, self._stream)  # none of it is NaN
+        self._widths = {name: int(engine.get_tensor_shape(name)[1]) for name in ("logits", "features")}
+        sizes = {name: max(int(np.prod(profile.most[name])) for profile in self._profiles) for name in self._integers}
+        self._inputs = {name: self._stage(sizes[name], np.int64) for name in self._integers}
+        self._outputs = {name: self._stage(sizes["wanted"] * width, np.float32) for name, width in self._widths.items()}
+        for profile in self._profiles:
+            for name, staged in (self._inputs | self._outputs).items():
+                profile.context.set_tensor_address(name, staged.device)
+
+    def run(self, feeds: Mapping[str, Integers], first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """See `Session.run`.
+
+        Raises:
+            ValueError: no profile of the plan takes so many tokens.
+            RuntimeError: TensorRT or CUDA failed.
+        """
+        given = {name: feeds[name] for name in self._integers}
+        profile = next((one for one in self._profiles if one.takes(given)), None)
+        if profile is None:
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in given.items())
+            raise ValueError(f"the plan takes no step of {shapes}: lower max_step_tokens, or build it for longer steps")
+        context = profile.context
+        to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        for name, value in given.items():
+            staged = self._inputs[name]
+            staged.host[: value.size] = value.ravel()
+            context.set_input_shape(name, value.shape)
+            self._call("cudaMemcpyAsync", staged.device, staged.pinned, value.nbytes, to_device, self._stream)
+        rows = len(feeds["write_index"])
+        for name, base in self._caches.items():
+            address = base + first * self._slot_bytes
+            context.set_input_shape(name, (rows, self._heads, self.positions, self._size))
+            context.set_tensor_address(name, address)
+            context.set_tensor_address(f"new_{name}", address)
+        if not context.execute_async_v3(int(self._stream)):
+            raise RuntimeError("TensorRT could not run the step; its log says why")
+        wanted = len(feeds["wanted"])
+        back = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for name, width in self._widths.items():
+            staged = self._outputs[name]
+            size = wanted * width * staged.host.itemsize
+            self._call("cudaMemcpyAsync", staged.pinned, staged.device, size, back, self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+        logits, features = (
+            self._outputs[name].host[: wanted * width].reshape(wanted, width) for name, width in self._widths.items()
+        )
+        return logits, features
+
+    def copy(self, source: int, target: int, positions: int) -> None:
+        """See `Session.copy`."""
+        pitch, slot = self.positions * self._size * self._item, self._slot_bytes
+        width = positions * self._size * self._item
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        for base in self._caches.values():
+            here, there = base + source * slot, base + target * slot
+            self._call("cudaMemcpy2DAsync", there, pitch, here, pitch, width, self._heads, kind, self._stream)
+
+    @property
+    def _slot_bytes(self) -> int:
+        return int(self._heads * self.positions * self._size * self._item)
+
+    def _check_device(self, directory: Path) -> None:
+        built = json.loads((directory / PLAN_FACTS).read_text(encoding="utf-8"))["compute_capability"]
+        found = compute_capability(self._cuda)
+        if found != built:
+            raise ValueError(
+                f"{directory / PLAN_FILE} is for compute capability {built}, and this GPU has {found}: {_REBUILD}"
+            )
+
+    def _profile(self, engine: Any, index: int, inputs: Sequence[str]) -> _Profile:
+        context = engine.create_execution_context()
+        if not context.set_optimization_profile_async(index, int(self._stream)):
+            raise ValueError(f"TensorRT does not take profile {index} of its plan: {_REBUILD}")
+        self._call("cudaStreamSynchronize", self._stream)
+        return _Profile(context, {name: tuple(engine.get_tensor_profile_shape(name, index)[2]) for name in inputs})
+
+    def _stage(self, size: int, dtype: type) -> _Staged:
+        count = size * np.dtype(dtype).itemsize
+        pinned = int(self._call("cudaHostAlloc", count, 0))
+        memory = (ctypes.c_byte * count).from_address(pinned)
+        return _Staged(int(self._call("cudaMalloc", count)), pinned, np.frombuffer(memoryview(memory), dtype))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return call(self._cuda, name, *arguments)
+
+
+def call(cuda: Any, name: str, *arguments: Any) -> Any:
+    """Call a function of the CUDA runtime; returns its result.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    error, *results = getattr(cuda, name)(*arguments)
+    if int(error):
+        raise RuntimeError(f"{name} failed: {error!r}")
+    return results[0] if results else None
+
+
+def compute_capability(cuda: Any) -> str:
+    """Of the first GPU, for example 8.9."""
+    kinds = cuda.cudaDeviceAttr
+    parts = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
+    return ".".join(str(call(cuda, "cudaDeviceGetAttribute", part, 0)) for part in parts)
+
+
+def _libraries() -> tuple[Any, Any]:
+    from cuda.bindings import runtime
+
+    return tensorrt_library.load(), runtime

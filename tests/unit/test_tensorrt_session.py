@@ -1,0 +1,157 @@
+"""The slot engine on the TensorRT session, on a stand-in for the device: logits equal to torch's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from architecture_cases import CASES, EXACT, LENGTH, distance, sequence, torch_logits
+from device_stand_in import Cuda, Profiles, tensorrt
+from tiny_models import VOCABULARY, config, random_model
+
+from build_engines.language_architecture import Architecture
+from build_engines.language_contract import export
+from tandem.engines import EngineOptions, Row
+from tandem.engines.slots import FEW_TOKENS, SPARE_POSITIONS, SlotEngine
+from tandem.engines.tensorrt import PLAN_FACTS, PLAN_FILE, TensorRtSession
+from tandem.manifest import Manifest
+
+SLOTS_LENGTH = 256
+ROWS, TOKENS = 6, 128
+PROFILES: Profiles = [
+    {"B": ROWS, "m": FEW_TOKENS, "T": ROWS * FEW_TOKENS, "W": ROWS * FEW_TOKENS},
+    {"B": 1, "m": TOKENS, "T": TOKENS, "W": TOKENS},
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A model of torch, and its graph as TensorRT gets it, but in full precision."""
+    case, directory = CASES["llama"], tmp_path_factory.mktemp("plan")
+    model = random_model(config(case.kind, **case.settings))
+    graph = export(
+        Architecture(model, SLOTS_LENGTH + SPARE_POSITIONS),
+        directory,
+        weights="fp32",
+        length=SLOTS_LENGTH,
+        fixed_length=True,
+    )
+    (directory / PLAN_FILE).write_text(str(graph))
+    (directory / PLAN_FACTS).write_text(json.dumps({"compute_capability": "8.9"}))
+    return model, directory
+
+
+def session(directory: Path, megabytes: int = 64, cuda: Cuda | None = None) -> TensorRtSession:
+    cuda = cuda or Cuda()
+    return TensorRtSession(directory, megabytes, (tensorrt(PROFILES, cuda), cuda))
+
+
+def engine(directory: Path) -> SlotEngine:
+    texts = dict.fromkeys(
+        ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key"), ""
+    )
+    manifest = Manifest(
+        **texts,
+        activations="f32",
+        kv_cache="f32",
+        dynamic_quantization_group=0,
+        runtime="tensorrt",
+        runtime_version="11.1.0.0",
+        vocab_size=VOCABULARY,
+        context_length=SLOTS_LENGTH,
+        bos_token_id=None,
+        eos_token_ids=(),
+        add_bos=False,
+        files={},
+    )
+    return SlotEngine(session(directory), manifest, EngineOptions())
+
+
+def test_ragged_batch_in_chunks_equals_torch(llama: tuple[Any, Path]) -> None:
+    model, directory = llama
+    target = engine(directory)
+    first, second = sequence(2), sequence(3, 70)
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    done = [0, 0]
+    for chunk in ((30, 5), (1, 20), (3, 1), (17, 9), (49, 35)):
+        rows = [
+            Row(text[past : past + count], past, [slot], count)
+            for text, past, count, slot in zip((first, second), done, chunk, (5, 2), strict=True)
+        ]
+        logits = target.forward(rows).copy()
+        parts[0].append(logits[: chunk[0]])
+        parts[1].append(logits[chunk[0] :])
+        done = [past + count for past, count in zip(done, chunk, strict=True)]
+    for text, found in zip((first, second), parts, strict=True):
+        assert distance(np.concatenate(found), torch_logits(model, text)) < EXACT
+
+
+def test_a_copied_prefix_goes_on_as_its_original(llama: tuple[Any, Path]) -> None:
+    model, directory = llama
+    target = engine(directory)
+    tokens, other = sequence(6), sequence(7)
+    target.forward([Row(tokens[:70], 0, [0], 1)])
+    target.copy_prefix(0, 4, 50)
+    target.forward([Row(other[:9], 70, [0], 1)])
+    found = target.forward([Row(other, 50, [4], LENGTH)])
+    assert distance(found, torch_logits(model, [*tokens[:50], *other])[50:]) < EXACT
+
+
+def test_features_are_what_the_head_sees(llama: tuple[Any, Path]) -> None:
+    model, directory = llama
+    target = engine(directory)
+    logits = target.forward([Row(sequence(1, 9), 0, [0], 3), Row(sequence(2, 9), 0, [1], 2)])
+    assert distance(target.features @ model.lm_head.weight.detach().numpy().T, logits) < EXACT
+
+
+def test_slots_are_as_many_as_memory_holds_and_the_plan_takes_rows(llama: tuple[Any, Path]) -> None:
+    assert session(llama[1], 64).slots == ROWS
+    found = session(llama[1], 2)
+    assert 2 <= found.slots < ROWS
+    assert found.positions == SLOTS_LENGTH + SPARE_POSITIONS
+    with pytest.raises(
+        ValueError, match="kv_cache_mb 1 is too little: two slots of 320 positions of this model take 2"
+    ):
+        session(llama[1], 1)
+
+
+def test_a_step_that_no_profile_takes_is_refused_by_what_to_do(llama: tuple[Any, Path]) -> None:
+    with pytest.raises(ValueError, match="lower max_step_tokens"):
+        engine(llama[1]).forward([Row(sequence(1, TOKENS + 1), 0, [0], 1)])
+
+
+def test_a_plan_for_another_gpu_is_refused(llama: tuple[Any, Path]) -> None:
+    with pytest.raises(ValueError, match=r"for compute capability 8.9, and this GPU has 9.0: build the engine again"):
+        session(llama[1], cuda=Cuda((9, 0)))
+
+
+def test_a_plan_that_tensorrt_does_not_take_is_refused(llama: tuple[Any, Path], tmp_path: Path) -> None:
+    (tmp_path / PLAN_FACTS).write_bytes((llama[1] / PLAN_FACTS).read_bytes())
+    (tmp_path / PLAN_FILE).write_text("damaged")
+    with pytest.raises(ValueError, match=r"TensorRT 11.1.0.0 does not take .*model.plan"):
+        session(tmp_path)
+
+
+def test_a_failed_call_of_cuda_says_which(llama: tuple[Any, Path]) -> None:
+    cuda = Cuda()
+    cuda.cudaMalloc = lambda size: (2, None)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(RuntimeError, match="cudaMalloc failed: 2"):
+        session(llama[1], cuda=cuda)
+
+
+@pytest.mark.parametrize("share", [0, 2])
+def test_control_a_wrong_address_is_noticed(share: int, llama: tuple[Any, Path]) -> None:
+    """All runs in the first slot, or in slots that overlap."""
+    model, directory = llama
+    target = engine(directory)
+    assert isinstance(target._session, TensorRtSession)
+    slot_bytes = target._session._slot_bytes
+    target._session.__class__ = type("Broken", (TensorRtSession,), {"_slot_bytes": slot_bytes // share if share else 0})
+    tokens, other = sequence(6, 60), sequence(7, 60)
+    target.forward([Row(tokens, 0, [1], 0)])
+    target.forward([Row(other, 0, [2], 0)])
+    found = target.forward([Row([5], 60, [1], 1)])
+    assert distance(found, torch_logits(model, [*tokens, 5])[-1:]) > EXACT
