@@ -1,17 +1,17 @@
 """What a person with an NVIDIA GPU runs by `make test-gpu`. Nothing here has been run yet: there was no GPU.
 
-Each test says why it is skipped where it cannot run. What plans of TensorRT need belongs here too, one file each:
-building (`test_plans.py`), parity with the CPU engine (`test_parity.py`), exactness through the server
-(`test_exactness.py`).
+Each test says why it is skipped where it cannot run.
 """
 
 from __future__ import annotations
 
-import importlib.util
+from pathlib import Path
 
 import pytest
+from plans import build_default
 
 from launcher.runtime import has_gpu
+from tandem import tensorrt_library
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +35,12 @@ def cuda(gpu: None) -> str:
 @pytest.fixture(scope="session")
 def tensorrt(gpu: None) -> str:
     """TensorRT's version; skips where it is not installed."""
-    if importlib.util.find_spec("tensorrt") is None:
+    if (found := tensorrt_library.version()) is None:
         pytest.skip("no TensorRT for this Python: run inside the image of the gpu profile")
-    import tensorrt as trt
+    return found
 
-    return str(trt.__version__)
+
+@pytest.fixture(scope="session", params=["fp16", "int8"])
+def plan(request: pytest.FixtureRequest, tensorrt: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model's engine for this GPU."""
+    return build_default(tmp_path_factory.mktemp(request.param) / "engine", "tensorrt", request.param)

@@ -1,0 +1,72 @@
+"""A plan of TensorRT against the same graph in full precision on the CPU: next tokens, and how fast it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from plans import build_default
+
+from perf import mt_bench
+from tandem.engines import EngineOptions, Row, load_engine
+from tandem.manifest import Manifest
+from tandem.prompt import PromptEncoder
+
+pytestmark = pytest.mark.gpu
+
+PROMPTS, TOKENS = 8, 48
+# Of the next-token distributions, in total variation; and between the two best tokens, so that rounding cannot decide.
+FAR, SURE = {"fp16": 0.02, "int8": 0.1}, 0.2
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_default(tmp_path_factory.mktemp("fp32") / "engine", "onnxruntime", "fp32")
+
+
+def distributions(directory: Path, texts: list[list[int]]) -> npt.NDArray[np.float64]:
+    """Softmax behind each of the last `TOKENS` tokens of each text, [texts × TOKENS, vocab]; all texts in one step."""
+    engine = load_engine(directory, EngineOptions(kv_cache_mb=2048))
+    found = []
+    for slot, text in enumerate(texts):
+        engine.forward([Row(text[:-TOKENS], 0, [slot], 0)])
+    for at in range(TOKENS):  # token by token, the texts side by side
+        place = [len(text) - TOKENS + at for text in texts]
+        rows = [Row([text[here]], here, [slot], 1) for slot, (text, here) in enumerate(zip(texts, place, strict=True))]
+        found.append(engine.forward(rows).astype(np.float64))
+    logits = np.concatenate(found)
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
+
+
+def test_next_tokens_are_those_of_full_precision(
+    plan: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = PromptEncoder(reference)
+    texts = [encoder.encode(prompt, special_tokens=True)[:300] for prompt in mt_bench.prompts(PROMPTS)]
+    texts = [text for text in texts if len(text) > TOKENS + 1]
+    assert len(texts) >= 4
+    found, wanted = distributions(plan, texts), distributions(reference, texts)
+    distance = np.abs(found - wanted).sum(axis=-1) / 2
+    top = np.sort(wanted, axis=-1)[:, -2:]
+    sure = top[:, 1] - top[:, 0] > SURE
+    weights = Manifest.read(plan).weights
+    with capsys.disabled():
+        print(f"\n{weights}: total variation {np.median(distance):.4f} in the median, {distance.max():.4f} at most")
+    assert np.median(distance) < FAR[weights]
+    assert (found.argmax(axis=-1) == wanted.argmax(axis=-1))[sure].all()
+    # The control: behind other tokens the distributions are other ones.
+    assert np.median(np.abs(found - np.roll(wanted, 1, axis=0)).sum(axis=-1) / 2) > FAR[weights]
+
+
+def test_speed_table(plan: Path, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tokens/s against the CPU; printed, not judged."""
+    command = [sys.executable, "-m", "benchmarks.engines", "--engines", str(reference), str(plan), "--rounds", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    with capsys.disabled():
+        print(f"\n{done.stdout}")
+    assert done.returncode == 0, done.stderr
