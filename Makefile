@@ -66,7 +66,7 @@ endif
 
 test-unit: engine engine-vision ## tests without a server; one of them reads the built tokenizer
 	@scripts/test_packages.sh
-	@scripts/docker_tools.sh
+	@scripts/test_tools.sh
 	$(PY) -m pytest -q tests/unit
 
 test-server: test-engines ## tests against the real server; ENGINE=onnxruntime serves that engine

@@ -19,7 +19,7 @@ from compose import ROOT, base_images, complaints
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-TOOLS = ROOT / ".cache" / "docker-tools"
+TOOLS = ROOT / ".cache" / "test-tools"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -170,7 +170,7 @@ def compose_command() -> list[str]:
     docker = shutil.which("docker")
     if docker and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0:
         return [docker, "compose"]
-    pytest.skip("docker compose is missing: scripts/docker_tools.sh fetches it")
+    pytest.skip("docker compose is missing: scripts/test_tools.sh fetches it")
 
 
 def config(profile: str, file: Path = ROOT / "docker-compose.yml", **env: str) -> subprocess.CompletedProcess[str]:
@@ -213,7 +213,7 @@ def test_compose_refuses_a_mistake(tmp_path):
 def hadolint(text: str) -> subprocess.CompletedProcess[str]:
     tool = shutil.which("hadolint", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
     if tool is None:
-        pytest.skip("hadolint is missing: scripts/docker_tools.sh fetches it")
+        pytest.skip("hadolint is missing: scripts/test_tools.sh fetches it")
     return subprocess.run([tool, "--no-color", "-"], input=text, capture_output=True, text=True, check=False)
 
 

@@ -22,7 +22,7 @@ from tandem.settings import TargetSettings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "tandem"
-TOOLS = ROOT / ".cache" / "docker-tools"
+TOOLS = ROOT / ".cache" / "test-tools"
 KUBERNETES = "1.31"
 OPERATORS = ("PodMonitor", "PrometheusRule")  # of the Prometheus operator, not of Kubernetes
 Manifest = dict[str, Any]
@@ -48,7 +48,7 @@ VALUES: dict[str, dict[str, Any]] = {
 def helm(*arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
     program = str(TOOLS / "helm") if (TOOLS / "helm").exists() else shutil.which("helm")
     if program is None:
-        pytest.skip("helm is missing: scripts/docker_tools.sh fetches it")
+        pytest.skip("helm is missing: scripts/test_tools.sh fetches it")
     given = ["--values", "-"] if values else []
     return subprocess.run(
         [program, *arguments, *given], input=json.dumps(values), text=True, capture_output=True, timeout=60
@@ -74,7 +74,7 @@ def pod(found: list[Manifest]) -> dict[str, Any]:
 def invalid(found: list[Manifest]) -> list[str]:
     """What the schemas of Kubernetes do not take."""
     if not (TOOLS / "kubernetes").is_dir():
-        pytest.skip("the schemas of Kubernetes are missing: scripts/docker_tools.sh fetches them")
+        pytest.skip("the schemas of Kubernetes are missing: scripts/test_tools.sh fetches them")
     program = (
         "import json, sys, kubernetes_validate as k\n"
         "for manifest in json.load(sys.stdin):\n"

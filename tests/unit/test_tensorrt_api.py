@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BINDINGS = ROOT / ".cache" / "docker-tools" / "tensorrt"
+BINDINGS = ROOT / ".cache" / "test-tools" / "tensorrt"
 SOURCES = [
     ROOT / "tandem" / "engines" / "tensorrt.py",
     ROOT / "build_engines" / "language_plan.py",
@@ -25,7 +25,7 @@ SOURCES = [
 
 def compare(*paths: Path) -> list[str]:
     if not BINDINGS.is_dir():
-        pytest.skip("the bindings of TensorRT are missing: scripts/docker_tools.sh fetches them")
+        pytest.skip("the bindings of TensorRT are missing: scripts/test_tools.sh fetches them")
     command = [sys.executable, str(ROOT / "tests" / "support" / "binding_calls.py"), *map(str, paths)]
     environment = {**os.environ, "PYTHONPATH": str(BINDINGS)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -68,7 +68,7 @@ def test_control_a_wrong_call_is_noticed(name: str, tmp_path: Path) -> None:
 def test_our_loader_finds_the_bindings_under_their_own_name() -> None:
     """The package has no module `tensorrt`."""
     if not BINDINGS.is_dir():
-        pytest.skip("the bindings of TensorRT are missing: scripts/docker_tools.sh fetches them")
+        pytest.skip("the bindings of TensorRT are missing: scripts/test_tools.sh fetches them")
     program = "from tandem import tensorrt_library as t; print(t.load().__name__, t.version())"
     environment = {**os.environ, "PYTHONPATH": f"{BINDINGS}:{ROOT}"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What only tests of the Docker files, the Helm chart and the GPU path need: `docker compose`, hadolint, helm, the schemas
-# of Kubernetes, and the bindings of TensorRT and CUDA, in .cache/docker-tools, without root.
+# of Kubernetes, and the bindings of TensorRT and CUDA, in .cache/test-tools, without root.
 # Where one of them cannot be had, this says so and its tests are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools=.cache/docker-tools
+tools=.cache/test-tools
 mkdir -p "$tools"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
