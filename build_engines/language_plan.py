@@ -1,7 +1,7 @@
 """A language model's graph to a plan of TensorRT, for the GPU of this machine.
 
-Not run on a GPU yet. The graph, the profiles and the builder's calls are those of the compile check, which runs them
-with TensorRT for RTX; what is only here is compared with NVIDIA's bindings by tests/unit/test_tensorrt_api.py.
+Not run on a GPU yet. Tests build with TensorRT for RTX instead, which has the same calls and needs none;
+tests/unit/test_tensorrt_api.py compares them with the bindings of TensorRT itself.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ def write_plan(graph: Path, directory: Path) -> None:
             f"a plan is built where its GPU is, in NVIDIA's Triton image (README, Docker): {error}. Without one, "
             "--compute-capability X.Y checks that the graph compiles"
         ) from error
-    caches: list[Any] = []
+    used: list[Any] = []  # the configuration, and its cache, which lives no longer than it
 
     def configure(config: Any) -> None:
         config.builder_optimization_level = OPTIMIZATION_LEVEL
         known = TIMING_CACHE.read_bytes() if TIMING_CACHE.is_file() else b""
-        caches.append(config.create_timing_cache(known))
-        if not config.set_timing_cache(caches[0], False):  # of another GPU or version
-            caches[0] = config.create_timing_cache(b"")
-            config.set_timing_cache(caches[0], False)
+        cache = config.create_timing_cache(known)
+        if cache is None or not config.set_timing_cache(cache, False):  # of another GPU or version
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
         config.progress_monitor = _monitor(trt, progress)
+        used.extend((config, cache))
 
     with Progress(
         TextColumn("  [cyan]…[/] {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
@@ -60,7 +61,7 @@ def write_plan(graph: Path, directory: Path) -> None:
     facts = {"compute_capability": capability, "tensorrt": trt.__version__, "optimization_level": OPTIMIZATION_LEVEL}
     (directory / PLAN_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     TIMING_CACHE.parent.mkdir(parents=True, exist_ok=True)
-    TIMING_CACHE.write_bytes(caches[0].serialize())
+    TIMING_CACHE.write_bytes(used[1].serialize())
     console.print(f"  [green]✓[/] compiled for compute capability {capability} by TensorRT {trt.__version__}")
 
 

@@ -27,7 +27,7 @@ CLASSES = {
     "parser": "OnnxParser",
     "config": "IBuilderConfig",
     "profile": "IOptimizationProfile",
-    "caches[0]": "ITimingCache",
+    "used[1]": "ITimingCache",
 }
 OURS = {"profile": {"context", "most", "takes"}}  # the same name for something of ours
 # Of TensorRT for RTX, which compiles without a GPU; and constructors, which are called with their object.
