@@ -47,7 +47,7 @@ def test_passes_are_within_the_cycle_that_called_for_them(domain: Domain) -> Non
     sequence, sink = make_sequence(1, [1, 2, 3], 2)
     loop.submit(sequence)
     loop.start()
-    assert sink.ended.wait(30)
+    assert sink.ended.wait(90)
     loop.stop()
     assert ("cycle", "forward") in domain.seen
     assert not domain.open

@@ -35,7 +35,7 @@ def run(sequence: Sequence, target: LocalTarget | None = None) -> None:
     loop.submit(sequence)
     loop.start()
     sink = sequence.sink
-    assert sink.ended.wait(30)  # type: ignore[attr-defined]
+    assert sink.ended.wait(90)  # type: ignore[attr-defined]
     loop.stop()
 
 
