@@ -18,7 +18,7 @@ from tandem.sequence import Emission, Sequence
 from tandem.settings import CoordinatorSettings
 from tandem.step import StepRequest
 
-WAIT_S = 20
+WAIT_S = 90  # in a fresh clone the sampler is compiled first
 
 
 @pytest.fixture

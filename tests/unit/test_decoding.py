@@ -16,7 +16,7 @@ from tandem.sampling import SamplingParams
 from tandem.scheduler import Scheduler
 from tandem.step import StepRequest, StepResult
 
-WAIT_S = 20
+WAIT_S = 90  # in a fresh clone the sampler is compiled first
 
 
 @st.composite
