@@ -17,7 +17,7 @@ from tandem.scheduler import Scheduler
 from tandem.speculation import Drafts, DraftState
 from tandem.step import OpenSequence, StepRequest
 
-WAIT_S = 20
+WAIT_S = 90  # in a fresh clone the sampler is compiled first
 
 
 def state_of(history: list[int], prompt_length: int = 2, sequence: int = 1) -> DraftState:
