@@ -18,7 +18,7 @@ from tandem.prompt import PromptEncoder
 
 pytestmark = pytest.mark.gpu
 
-PROMPTS, TOKENS = 8, 48
+TEXTS, TOKENS = 8, 48
 # Of the next-token distributions, in total variation; and between the two best tokens, so that rounding cannot decide.
 FAR, SURE = {"fp16": 0.02, "int8": 0.1}, 0.2
 
@@ -47,9 +47,11 @@ def test_next_tokens_are_those_of_full_precision(
     plan: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder = PromptEncoder(reference)
-    texts = [encoder.encode(prompt, special_tokens=True)[:300] for prompt in mt_bench.prompts(PROMPTS)]
-    texts = [text for text in texts if len(text) > TOKENS + 1]
-    assert len(texts) >= 4
+    questions = mt_bench.prompts()
+    texts = [
+        encoder.encode("\n\n".join(questions[at::TEXTS]), special_tokens=True)[: 100 + 10 * at] for at in range(TEXTS)
+    ]
+    assert [len(text) for text in texts] == [100 + 10 * at for at in range(TEXTS)]
     found, wanted = distributions(plan, texts), distributions(reference, texts)
     distance = np.abs(found - wanted).sum(axis=-1) / 2
     top = np.sort(wanted, axis=-1)[:, -2:]
