@@ -25,6 +25,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from tandem.engines import Engine, Row
+
 LENGTH = 100
 # Largest difference seen is 1e-5 of the largest logit; without the feature in question it is above 2e-2.
 EXACT, DIFFERENT = 1e-4, 1e-2
@@ -98,3 +100,22 @@ def sequence(seed: int, length: int = LENGTH) -> list[int]:
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference in units of the largest logit."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def distance_in_chunks(engine: Engine, model: Any) -> float:
+    """From torch, of two texts in slots or blocks that are apart, in ragged steps of 1 to 49 tokens of each."""
+    texts = (sequence(2), sequence(3, 70))
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    done = [0, 0]
+    for chunk in ((30, 5), (1, 20), (3, 1), (17, 9), (49, 35)):
+        rows = [
+            Row(text[past : past + count], past, [slot], count)
+            for text, past, count, slot in zip(texts, done, chunk, (5, 2), strict=True)
+        ]
+        logits = engine.forward(rows).copy()
+        parts[0].append(logits[: chunk[0]])
+        parts[1].append(logits[chunk[0] :])
+        done = [past + count for past, count in zip(done, chunk, strict=True)]
+    return max(
+        distance(np.concatenate(found), torch_logits(model, text)) for text, found in zip(texts, parts, strict=True)
+    )

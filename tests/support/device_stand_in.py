@@ -44,7 +44,7 @@ class Cuda:
         self.stream: list[Callable[[], None]] = []
 
     def _allocate(self, size: int, on_device: bool) -> tuple[int, int]:
-        memory = (ctypes.c_ubyte * size)(*([255] * size)) if size < 1 << 16 else (ctypes.c_ubyte * size)()
+        memory = (ctypes.c_ubyte * size)()
         ctypes.memset(memory, 255, size)  # NaN
         self._memory[ctypes.addressof(memory)] = (memory, size, on_device)
         return 0, ctypes.addressof(memory)

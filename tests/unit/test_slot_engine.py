@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from architecture_cases import CASES, DIFFERENT, EXACT, LENGTH, Case, control_model, distance, sequence, torch_logits
+from architecture_cases import (
+    CASES,
+    DIFFERENT,
+    EXACT,
+    LENGTH,
+    Case,
+    control_model,
+    distance,
+    distance_in_chunks,
+    sequence,
+    torch_logits,
+)
 from tiny_models import VOCABULARY, config, random_model, save
 from transformers import LlamaConfig
 
@@ -71,20 +82,7 @@ def test_whole_text_in_one_pass_equals_torch_and_the_feature_matters(built: Buil
 
 def test_ragged_batch_in_chunks_equals_torch(built: Built) -> None:
     """Two texts in slots that are apart, in chunks of 1 to 49 tokens: together where short, one by one where long."""
-    first, second = sequence(2), sequence(3, 70)
-    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    done = [0, 0]
-    for chunk in ((30, 5), (1, 20), (3, 1), (17, 9), (49, 35)):
-        rows = [
-            Row(text[past : past + count], past, [slot], count)
-            for text, past, count, slot in zip((first, second), done, chunk, (5, 2), strict=True)
-        ]
-        logits = built.engine.forward(rows).copy()
-        parts[0].append(logits[: chunk[0]])
-        parts[1].append(logits[chunk[0] :])
-        done = [past + count for past, count in zip(done, chunk, strict=True)]
-    for text, found in zip((first, second), parts, strict=True):
-        assert distance(np.concatenate(found), torch_logits(built.model, text)) < EXACT
+    assert distance_in_chunks(built.engine, built.model) < EXACT
 
 
 def test_rejected_tokens_leave_no_trace(built: Built) -> None:

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from architecture_cases import CASES, EXACT, LENGTH, distance, sequence, torch_logits
+from architecture_cases import CASES, EXACT, LENGTH, distance, distance_in_chunks, sequence, torch_logits
 from device_stand_in import Cuda, Profiles, tensorrt
 from tiny_models import VOCABULARY, config, random_model
 
@@ -72,21 +71,7 @@ def engine(directory: Path) -> SlotEngine:
 
 def test_ragged_batch_in_chunks_equals_torch(llama: tuple[Any, Path]) -> None:
     model, directory = llama
-    target = engine(directory)
-    first, second = sequence(2), sequence(3, 70)
-    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    done = [0, 0]
-    for chunk in ((30, 5), (1, 20), (3, 1), (17, 9), (49, 35)):
-        rows = [
-            Row(text[past : past + count], past, [slot], count)
-            for text, past, count, slot in zip((first, second), done, chunk, (5, 2), strict=True)
-        ]
-        logits = target.forward(rows).copy()
-        parts[0].append(logits[: chunk[0]])
-        parts[1].append(logits[chunk[0] :])
-        done = [past + count for past, count in zip(done, chunk, strict=True)]
-    for text, found in zip((first, second), parts, strict=True):
-        assert distance(np.concatenate(found), torch_logits(model, text)) < EXACT
+    assert distance_in_chunks(engine(directory), model) < EXACT
 
 
 def test_a_copied_prefix_goes_on_as_its_original(llama: tuple[Any, Path]) -> None:
