@@ -11,11 +11,13 @@ from build_engines.errors import BuildError
 from tandem.manifest import sha256_of_file
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_CHECKPOINT_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json", "config.json",
+TEXT_FILES = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
-    "preprocessor_config.json",
+)  # fmt: skip
+_CHECKPOINT_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json", "config.json",
+    "preprocessor_config.json", *TEXT_FILES,
 )  # fmt: skip
 
 

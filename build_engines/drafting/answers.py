@@ -105,6 +105,7 @@ def _collect(ended: Sequence[_Running]) -> Answers:
         tokens=np.array([token for one in ended for token in one.tokens], np.int32),
         features=np.stack([feature for one in ended for feature in one.features]),
         starts=np.cumsum([0, *(len(one.tokens) for one in ended)]).astype(np.int32),
+        prompts=np.concatenate([one.state.history[: one.state.prompt_length] for one in ended]).astype(np.int32),
         prompt_lengths=np.array([one.state.prompt_length for one in ended], np.int32),
         temperatures=np.array([one.question.temperature for one in ended], np.float32),
         seeds=np.array([one.question.seed for one in ended], np.int64),

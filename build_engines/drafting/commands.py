@@ -1,4 +1,4 @@
-"""The commands around drafters: `draft-data`, `draft`, `drafter`, `draft-eval`."""
+"""The commands around drafters: `draft-data`, `draft`, `drafter`, `draft-eval`, `student`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ DATA = Path(".cache/draft/answers")
 WORK = Path(".cache/draft/training")
 WEIGHTS = Path("drafters") / NAME
 OUTPUT = Path("model_repository/target/1/drafter")
-COMMANDS = ("draft-data", "draft", "drafter", "draft-eval")
+STUDENT = Path(".cache/draft/student")
+COMMANDS = ("draft-data", "draft", "drafter", "draft-eval", "student")
 PROMPTS = 8000
 _ROWS = (1, 8, 16)
 
@@ -38,16 +39,26 @@ def add_parsers(commands: Any) -> None:
         "Trains on the answers of `draft-data`, and answers prompts first if there are none. Ctrl-C or a kill leaves a "
         "checkpoint, and the same command goes on from it. With --steps equal inputs give equal weights.",
     )  # fmt: skip
-    budget = draft.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="time to train for, in which as many steps are made as fit")
-    budget.add_argument("--steps", type=int, help="steps to make (default: 3000, half an hour on two free cores)")
     draft.add_argument("--output", type=Path, default=WEIGHTS, help="directory of the trained weights")
     draft.add_argument("--work", type=Path, default=WORK, help="directory of the checkpoint")
     draft.add_argument("--inner", type=int, nargs="+", default=[1024], help="width of each block")
     draft.add_argument("--vocabulary", type=int, default=16384, help="tokens that can be proposed")
-    draft.add_argument("--shards", type=int, help="use only so many shards of answers")
-    draft.add_argument("--seed", type=int, default=7, help="of weights and batches")
-    draft.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    student = _parser(
+        commands, "student", "train a shallow copy of a target that drafts for it",
+        "Keeps some of the target's layers and trains them on the answers of `draft-data` to do the work of all. What "
+        "comes out is an ordinary model directory: build it with `pair`. Interrupted, resumed and repeated as `draft`.",
+    )  # fmt: skip
+    student.add_argument("--layers", type=int, default=2, help="how many to keep")
+    student.add_argument("--output", type=Path, default=STUDENT, help="directory of the model")
+    student.add_argument("--work", type=Path, default=STUDENT.with_name("student-training"),
+                         help="directory of the checkpoint")  # fmt: skip
+    for parser in (draft, student):
+        budget = parser.add_mutually_exclusive_group()
+        budget.add_argument("--minutes", type=float, help="time to train for, in which as many steps are made as fit")
+        budget.add_argument("--steps", type=int, help="steps to make (default: 3000, half an hour on two free cores)")
+        parser.add_argument("--shards", type=int, help="use only so many shards of answers")
+        parser.add_argument("--seed", type=int, default=7, help="of weights and batches")
+        parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     engine = _parser(
         commands, "drafter", "build the engine of a trained drafter",
         "Puts the trained weights and the target's embedding and LM head into one OpenVINO graph.",
@@ -62,11 +73,12 @@ def add_parsers(commands: Any) -> None:
         "Takes minutes; the answers are kept.",
     )  # fmt: skip
     measure.add_argument("--drafter", type=Path, default=OUTPUT, help="directory of the drafter's engine")
+    measure.add_argument("--model", type=Path, help="engine of an ordinary model to measure instead of the drafter")
     measure.add_argument("--threads", type=int, help="CPU threads of the drafter (default: all)")
-    for parser in (draft, engine):
+    for parser in (draft, engine, student):
         parser.add_argument("--checkpoint", help="the target: directory or GGUF file (default: fetched if needed)")
     engine.add_argument("--weights", type=Path, default=WEIGHTS, help="directory of the trained weights")
-    for parser in (data, draft, measure):
+    for parser in (data, draft, measure, student):
         parser.add_argument("--engine", type=Path, default=ENGINE, help="engine of the target")
         parser.add_argument("--data", type=Path, default=DATA, help="directory of the answers")
 
@@ -82,7 +94,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Run one of `COMMANDS`."""
     if hasattr(arguments, "engine") and not (arguments.engine / "manifest.json").is_file():
         raise BuildError(f"{arguments.engine} holds no engine: run `python -m build_engines default` first")
-    {"draft-data": _data, "draft": _draft, "drafter": _drafter, "draft-eval": _measure}[arguments.command](arguments)
+    functions = {
+        "draft-data": _data, "draft": _draft, "drafter": _drafter, "draft-eval": _measure, "student": _student,
+    }  # fmt: skip
+    functions[arguments.command](arguments)
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -98,10 +113,48 @@ def _data(arguments: argparse.Namespace) -> None:
 def _draft(arguments: argparse.Namespace) -> None:
     import torch
 
-    from build_engines.drafting import data, training, weights
+    from build_engines.drafting import training, weights
     from tandem.manifest import Manifest
 
     torch.set_num_threads(arguments.threads)
+    checked, answers = _answers(arguments)
+    table, digest = weights.embedding_of(_checkpoint(arguments))
+    plan = training.Plan(
+        inner=tuple(arguments.inner), vocabulary=arguments.vocabulary, seed=arguments.seed,
+        total_steps=_steps(arguments), minutes=arguments.minutes,
+    )  # fmt: skip
+    end_ids = Manifest.read(arguments.engine).eos_token_ids
+    state = training.train(arguments.work, plan, answers, checked, table, end_ids)
+    weights.save(arguments.output, weights.Drafter(state.network, state.vocabulary, NAME, digest))
+    _report(arguments.output, state)
+
+
+def _student(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from build_engines.drafting import student
+    from build_engines.progress import quiet, silence_libraries
+    from tandem.manifest import Manifest
+
+    silence_libraries()
+    torch.set_num_threads(arguments.threads)
+    checked, answers = _answers(arguments)
+    checkpoint = _checkpoint(arguments)
+    plan = student.StudentPlan(
+        layers=arguments.layers, seed=arguments.seed, total_steps=_steps(arguments), minutes=arguments.minutes
+    )
+    end_ids = Manifest.read(arguments.engine).eos_token_ids
+    state = student.train(arguments.work, plan, answers, checked, checkpoint, end_ids)
+    with quiet():
+        student.save(arguments.output, state.model, checkpoint)
+    _report(arguments.output, state)
+    print(f"build it with: python -m build_engines pair --target {checkpoint} --draft {arguments.output}")
+
+
+def _answers(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Answers to measure on and to learn from; prompts are answered first if there are none."""
+    from build_engines.drafting import data
+
     paths = sorted((arguments.data / data.TRAINING).glob("*.safetensors"))
     if not paths:
         questions = data.training_questions(arguments.engine, PROMPTS)
@@ -109,19 +162,16 @@ def _draft(arguments: argparse.Namespace) -> None:
     paths = paths[: arguments.shards]
     if len(paths) <= data.CHECKED:
         raise BuildError(f"{len(paths)} shards of answers are too few: run `python -m build_engines draft-data`")
-    table, digest = weights.embedding_of(_checkpoint(arguments))
-    steps = arguments.steps or (None if arguments.minutes else 3000)
-    plan = training.Plan(
-        inner=tuple(arguments.inner), vocabulary=arguments.vocabulary, seed=arguments.seed, total_steps=steps,
-        minutes=arguments.minutes,
-    )  # fmt: skip
-    checked = data.load(arguments.engine, paths[: data.CHECKED])
-    answers = data.load(arguments.engine, paths[data.CHECKED :])
-    end_ids = Manifest.read(arguments.engine).eos_token_ids
-    state = training.train(arguments.work, plan, answers, checked, table, end_ids)
-    weights.save(arguments.output, weights.Drafter(state.network, state.vocabulary, NAME, digest))
-    print(f"{arguments.output}: {state.step} steps in {state.seconds:.0f} s, held-out greedy agreement "
-          + " ".join(f"{share:.3f}" for share in state.agreement))  # fmt: skip
+    return data.load(arguments.engine, paths[: data.CHECKED]), data.load(arguments.engine, paths[data.CHECKED :])
+
+
+def _steps(arguments: argparse.Namespace) -> int | None:
+    return arguments.steps or (None if arguments.minutes else 3000)
+
+
+def _report(output: Path, state: Any) -> None:
+    shares = " ".join(f"{share:.3f}" for share in state.agreement)
+    print(f"{output}: {state.step} steps in {state.seconds:.0f} s, held-out greedy agreement {shares}")
 
 
 def _drafter(arguments: argparse.Namespace) -> None:
@@ -147,27 +197,38 @@ def _is_up_to_date(arguments: argparse.Namespace) -> bool:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from build_engines.drafting import data, evaluation, trees
+    from build_engines.drafting import data, evaluation
     from build_engines.progress import counted
-    from tandem.engine_profile import profile_engine
     from tandem.engines import EngineOptions, load_engine
     from tandem.manifest import Manifest
-    from tandem.recurrent_drafter import RecurrentDrafter
     from tandem.settings import TargetSettings
+
+    held_out = {}
+    for name, temperature in data.HELD_OUT.items():
+        questions = data.held_out_questions(arguments.engine, temperature)
+        held_out[name] = data.load(arguments.engine, data.complete(arguments.engine, arguments.data / name, questions))
+    graphs = TargetSettings().graph_memory_mb
+    engine = load_engine(arguments.engine, EngineOptions(kv_cache_mb=256, features=True, graph_memory_mb=graphs))
+    if arguments.model:
+        draft = load_engine(arguments.model, EngineOptions(kv_cache_mb=256, graph_memory_mb=graphs))
+        results = {}
+        for name, answers in held_out.items():
+            with counted(f"drafts for {name}", len(answers.tokens)) as advance:
+                results[name] = evaluation.acceptance_of_model(draft, answers, advance)
+        print(evaluation.table(results, [evaluation.cost_of_model(draft, engine, rows) for rows in _ROWS]))
+        return
+    from build_engines.drafting import trees
+    from tandem.engine_profile import profile_engine
+    from tandem.recurrent_drafter import RecurrentDrafter
 
     manifest = Manifest.read(arguments.engine)
     drafter = RecurrentDrafter(arguments.drafter, arguments.threads, manifest)
     results, ranks = {}, {}
-    for name, temperature in data.HELD_OUT.items():
-        questions = data.held_out_questions(arguments.engine, temperature)
-        paths = data.complete(arguments.engine, arguments.data / name, questions)
-        answers = data.load(arguments.engine, paths)
+    for name, answers in held_out.items():
         with counted(f"drafts for {name}", len(answers.tokens)) as advance:
             results[name] = evaluation.acceptance(drafter, answers, manifest.eos_token_ids, advance)
         with counted(f"ranks for {name}", len(answers.tokens)) as advance:
             ranks[name] = trees.rank_shares(drafter, answers, advance)
-    options = EngineOptions(kv_cache_mb=256, features=True, graph_memory_mb=TargetSettings().graph_memory_mb)
-    engine = load_engine(arguments.engine, options)
     costs = [evaluation.cost(drafter, engine, rows) for rows in _ROWS]
     print(evaluation.table(results, costs))
     print("\n" + trees.table(ranks, profile_engine(engine), costs[0].draft / 1000))

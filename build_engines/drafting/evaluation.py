@@ -2,7 +2,7 @@
 
 Every token of every answer is a starting point: the drafter gets the features that chose it and proposes the tokens
 after it, with the noise of that answer's seed. A draft is accepted if it is the token that the target chose there, as
-in serving.
+in serving. An ordinary model that drafts is measured in the same way.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from build_engines.drafting.shards import Answers
 from tandem.engines import Engine, Row
+from tandem.noise import gumbel
 from tandem.recurrent_drafter import RecurrentDrafter
-from tandem.sampling import SamplingParams
+from tandem.sampling import MIN_TEMPERATURE, SamplingParams
 
 DEPTH = 5
 _ROWS = 64
-_PAST = 128  # tokens in the cache of the target's rows while it is timed
+_PAST = 128  # tokens in the cache of the rows while they are timed
+_ROUNDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +41,57 @@ def acceptance(
     drafter: RecurrentDrafter, answers: Answers, end_ids: tuple[int, ...], advance: Callable[[int], object]
 ) -> Acceptance:
     """Draft from every token of `answers`; `advance` is told the number of starting points done."""
-    owner = np.repeat(np.arange(len(answers)), np.diff(answers.starts))
-    ends = answers.starts[1:][owner]
+    owner, ends = _owners(answers)
     anchors = np.flatnonzero(np.arange(len(owner)) + 1 < ends)
     matched = np.zeros(len(owner), np.int64)
     for at in range(0, len(anchors), _ROWS):
         chunk = anchors[at : at + _ROWS]
         matched[chunk] = _matches(drafter, answers, owner, ends, chunk, end_ids)
         advance(len(chunk))
-    room = np.minimum(ends - np.arange(len(owner)) - 1, DEPTH)
+    return _summary(matched, answers, float(np.isin(answers.tokens, drafter.ids).mean()))
+
+
+def acceptance_of_model(draft: Engine, answers: Answers, advance: Callable[[int], object]) -> Acceptance:
+    """The same for an ordinary model: what it chooses after the true tokens is what it drafts after accepted ones."""
+    ids = np.arange(draft.vocab_size, dtype=np.int32)
+    prompt_starts = np.cumsum([0, *answers.prompt_lengths])
+    agrees = np.zeros(len(answers.tokens), np.bool_)
+    for one, (start, end) in enumerate(zip(answers.starts[:-1].tolist(), answers.starts[1:].tolist(), strict=True)):
+        prompt = answers.prompts[prompt_starts[one] : prompt_starts[one + 1]].tolist()
+        tokens = prompt + answers.tokens[start : end - 1].tolist()
+        blocks = range(-(-len(tokens) // draft.block_size))
+        scores = draft.forward([Row(tokens, 0, blocks, end - start)]).astype(np.float64)
+        temperature = float(answers.temperatures[one])
+        if temperature >= MIN_TEMPERATURE:
+            for place in range(end - start):
+                noise = gumbel(int(answers.seeds[one]), len(prompt) + place, ids)
+                scores[place] = scores[place] / temperature + noise
+        agrees[start:end] = scores.argmax(-1) == answers.tokens[start:end]
+        advance(end - start)
+    owner, ends = _owners(answers)
+    matched = np.zeros(len(owner), np.int64)
+    for at in range(len(owner) - 2, -1, -1):  # a run of drafts ends at the first that is not the target's
+        if at + 1 < ends[at] and agrees[at + 1]:
+            matched[at] = min(matched[at + 1] + 1, DEPTH)
+    return _summary(matched, answers, 1.0)
+
+
+def _owners(answers: Answers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """For each token the answer that it belongs to, and where that ends."""
+    owner = np.repeat(np.arange(len(answers)), np.diff(answers.starts))
+    return owner, answers.starts[1:][owner]
+
+
+def _summary(matched: npt.NDArray[np.int64], answers: Answers, coverage: float) -> Acceptance:
+    """From how many drafts behind each token are accepted, at most `DEPTH`."""
+    _, ends = _owners(answers)
+    room = np.minimum(ends - np.arange(len(matched)) - 1, DEPTH)
     rates = []
     for position in range(DEPTH):
         tried = (room > position) & (matched >= position)
         rates.append(float((matched[tried] > position).mean()))
-    return Acceptance(
-        rates,
-        [_per_cycle(matched, answers.starts, depth) for depth in range(1, DEPTH + 1)],
-        float(np.isin(answers.tokens, drafter.ids).mean()),
-        len(owner),
-    )
+    lengths = [_per_cycle(matched, answers.starts, depth) for depth in range(1, DEPTH + 1)]
+    return Acceptance(rates, lengths, coverage, len(matched))
 
 
 def _matches(
@@ -109,22 +143,38 @@ class Cost:
     target: float  # one step of the target with a token per row
 
 
-def cost(drafter: RecurrentDrafter, engine: Engine, rows: int, rounds: int = 30) -> Cost:
+def cost(drafter: RecurrentDrafter, engine: Engine, rows: int) -> Cost:
     """Time a step of the drafter against one of the target, both with `rows` rows, at temperature 0."""
-    blocks = -(-(_PAST + 1) // engine.block_size)
-    batch = [Row([100], _PAST, range(row * blocks, (row + 1) * blocks), 1) for row in range(rows)]
-    params = [SamplingParams() for _ in batch]
-    draft, target = [], []
-    for _ in range(rounds):
+    params = [SamplingParams() for _ in range(rows)]
+
+    def draft() -> None:
+        features = engine.features.copy()
+        drafter.propose(features, [100] * rows, [_PAST + 1] * rows, params, [DEPTH] * rows)
+
+    return _cost(rows, draft, DEPTH, engine)
+
+
+def cost_of_model(draft: Engine, engine: Engine, rows: int) -> Cost:
+    """The same for an ordinary model."""
+    batch = _batch(draft, rows)
+    return _cost(rows, lambda: draft.forward(batch), 1, engine)
+
+
+def _cost(rows: int, draft: Callable[[], object], steps: int, engine: Engine) -> Cost:
+    batch, drafts, targets = _batch(engine, rows), [], []
+    for _ in range(_ROUNDS):
         started = time.perf_counter()
         engine.forward(batch)
         stepped = time.perf_counter()
-        target.append(stepped - started)
-        features = engine.features.copy()
-        started = time.perf_counter()
-        drafter.propose(features, [100] * rows, [_PAST + 1] * rows, params, [DEPTH] * rows)
-        draft.append((time.perf_counter() - started) / DEPTH)
-    return Cost(rows, 1e3 * statistics.median(draft), 1e3 * statistics.median(target))
+        targets.append(stepped - started)
+        draft()
+        drafts.append((time.perf_counter() - stepped) / steps)
+    return Cost(rows, 1e3 * statistics.median(drafts), 1e3 * statistics.median(targets))
+
+
+def _batch(engine: Engine, rows: int) -> list[Row]:
+    blocks = -(-(_PAST + 1) // engine.block_size)
+    return [Row([100], _PAST, range(row * blocks, (row + 1) * blocks), 1) for row in range(rows)]
 
 
 def table(results: dict[str, Acceptance], costs: list[Cost]) -> str:

@@ -50,32 +50,37 @@ def loss(
     length = states[0].shape[1]
     with torch.no_grad():
         target = F.linear(features[:, 1:], head).float()
-        if acceptance:
-            probabilities = (target / TEMPERATURE).softmax(-1)
-            best = target.argmax(-1)
-        else:
-            probabilities = target.softmax(-1)
         scaled = features / scale
     scaled_head = head * scale
     total = states[0].new_zeros(())
     for step, state in enumerate(states):
         logits = F.linear(state, scaled_head).float()
-        p = probabilities[:, step : step + length]
-        if acceptance:
-            q = (logits / TEMPERATURE).softmax(-1)
-            sampled = -torch.minimum(p, q).sum(-1).clamp_min(1e-6).log()
-            greedy = F.cross_entropy(
-                logits.flatten(0, 1), best[:, step : step + length].flatten(), reduction="none"
-            ).view_as(sampled)
-            each = 0.5 * (sampled + greedy)
-        else:
-            each = F.cross_entropy(logits.flatten(0, 1), p.flatten(0, 1), reduction="none").view(p.shape[:2])
-            distance = F.smooth_l1_loss(
-                state.float(), scaled[:, step + 1 : step + 1 + length].float(), reduction="none"
-            )
-            each = each + REGRESSION * distance.mean(-1)
+        each = distance(logits, target[:, step : step + length], acceptance)
+        if not acceptance:
+            each = each + REGRESSION * feature_distance(state, scaled[:, step + 1 : step + 1 + length])
         total = total + STEP_WEIGHTS[step] * (each * valid[step]).sum() / valid[step].sum().clamp_min(1)
     return total
+
+
+def distance(logits: torch.Tensor, target: torch.Tensor, acceptance: bool) -> torch.Tensor:
+    """How far a drafter's logits are from the target's, float [..., candidates], at each place [...].
+
+    The KL divergence (but for the target's entropy); or, for `acceptance`, the mean of `-log sum min(p, q)` at
+    `TEMPERATURE` and of the cross-entropy with the target's greedy token.
+    """
+    flat = logits.flatten(0, -2)
+    if not acceptance:
+        p = target.softmax(-1).flatten(0, -2)
+        return F.cross_entropy(flat, p, reduction="none").view(logits.shape[:-1])
+    p, q = (target / TEMPERATURE).softmax(-1), (logits / TEMPERATURE).softmax(-1)
+    sampled = -torch.minimum(p, q).sum(-1).clamp_min(1e-6).log()
+    greedy = F.cross_entropy(flat, target.argmax(-1).flatten(), reduction="none").view_as(sampled)
+    return 0.5 * (sampled + greedy)
+
+
+def feature_distance(scaled: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over the features of the smooth distance; both [..., hidden] and scaled to the same size."""
+    return F.smooth_l1_loss(scaled.float(), target.float(), reduction="none").mean(-1)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ class Answers:
     tokens: npt.NDArray[np.int32]  # [N]
     features: npt.NDArray[np.float16]  # [N, hidden] the LM head's input at the position before the token
     starts: npt.NDArray[np.int32]  # [answers + 1]
+    prompts: npt.NDArray[np.int32]  # [sum of their lengths] what was answered, one prompt after the other
     prompt_lengths: npt.NDArray[np.int32]  # [answers] tokens
     temperatures: npt.NDArray[np.float32]  # [answers] they were chosen with
     seeds: npt.NDArray[np.int64]  # [answers]
@@ -74,6 +75,7 @@ def joined(parts: Sequence[Answers]) -> Answers:
         tokens=np.concatenate([part.tokens for part in parts]),
         features=np.concatenate([part.features for part in parts]),
         starts=np.concatenate([*starts, offsets[-1:]]).astype(np.int32),
+        prompts=np.concatenate([part.prompts for part in parts]),
         prompt_lengths=np.concatenate([part.prompt_lengths for part in parts]),
         temperatures=np.concatenate([part.temperatures for part in parts]),
         seeds=np.concatenate([part.seeds for part in parts]),

@@ -5,33 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import os
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from build_engines.drafting import objective
+from build_engines.drafting import loop, objective
 from build_engines.drafting.network import Network, Shape
 from build_engines.drafting.shards import Answers
 from build_engines.drafting.vocabulary import candidates, most_frequent
 from build_engines.drafting.windows import Sampler, Windows
-from build_engines.errors import BuildError
 from build_engines.progress import console
 
-CHECKPOINT = "checkpoint.pt"
-MEASURED_WINDOWS, MEASURE_EVERY = 48, 50
+MEASURED_WINDOWS = 48
 REGRESSED, RIDGE = 80_000, 0.01  # tokens, and the share of their mean variance that is added
-LONGEST_STEP = 10.0  # seconds that a step counts at most: a stopped process should not use up its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +77,14 @@ def train(
     state = _resume(directory, plan, table.shape[1]) or _begin(plan, answers, table, end_ids)
     sampler = Sampler(answers, plan.seed, count=plan.windows, length=plan.length, steps=plan.steps)
     check = Sampler(held_out, plan.seed, count=MEASURED_WINDOWS, length=plan.length, steps=plan.steps).evenly()
-    saved = time.monotonic()
     console.print(f"    {state.network.parameter_count / 1e6:.2f} M weights, {len(answers.tokens)} tokens of answers")
-    with _deferred_signals() as stopped, _bar() as show:
-        while (progress := _progress(plan, state)) < 1:
-            started = time.monotonic()
-            value = _step(state, plan, progress, sampler.batch(state.step), table)
-            state.step += 1
-            state.seconds += min(time.monotonic() - started, LONGEST_STEP)
-            if state.step % MEASURE_EVERY == 0:
-                state.agreement = measure(state, plan, check, table)
-            show(state, progress, value)
-            if time.monotonic() - saved > 120 or stopped():
-                _save(directory, plan, state)
-                saved = time.monotonic()
-            if stopped():
-                raise KeyboardInterrupt(f"the checkpoint of step {state.step} is kept: the same command goes on there")
-    state.agreement = measure(state, plan, check, table)
-    _save(directory, plan, state)
+    loop.run(
+        state,
+        plan,
+        lambda progress: _step(state, plan, progress, sampler.batch(state.step), table),
+        lambda: measure(state, plan, check, table),
+        lambda: _save(directory, plan, state),
+    )
     return state
 
 
@@ -125,7 +105,7 @@ def _step(state: Trained, plan: Plan, progress: float, batch: Windows, table: to
     acceptance = progress >= 1 - plan.acceptance
     chosen = candidates(batch.tokens.numpy(), state.vocabulary, plan.candidates, source)
     for group in state.optimizer.param_groups:
-        group["lr"] = plan.rate * _rate(progress, plan.warmup)
+        group["lr"] = plan.rate * loop.rate(progress, plan.warmup)
     with _arithmetic(plan):
         states = objective.unrolled(state.network, batch.features, table[batch.tokens], plan.steps)
         scale = state.network.get_buffer("scale")
@@ -135,19 +115,6 @@ def _step(state: Trained, plan: Plan, progress: float, batch: Windows, table: to
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     return float(value.detach())
-
-
-def _rate(progress: float, warmup: float) -> float:
-    """Share of the full learning rate: linear warm-up, then half a cosine down to 2 %."""
-    if progress < warmup:
-        return max(progress / warmup, 0.01)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def _progress(plan: Plan, state: Trained) -> float:
-    if plan.total_steps is not None:
-        return state.step / plan.total_steps
-    return state.seconds / (60 * (plan.minutes or 1))
 
 
 def _arithmetic(plan: Plan) -> Any:
@@ -185,24 +152,17 @@ def _regress(network: Network, answers: Answers, table: torch.Tensor) -> None:
 
 
 def _optimizer(network: Network, plan: Plan) -> torch.optim.Optimizer:
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    norms = [parameter for parameter in network.parameters() if parameter.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": norms, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
+    return loop.optimizer(list(network.parameters()), plan.rate, plan.weight_decay)
 
 
 def _resume(directory: Path, plan: Plan, hidden: int) -> Trained | None:
-    path = directory / CHECKPOINT
-    if not path.is_file():
+    stored = loop.read_checkpoint(directory, plan.key())
+    if stored is None:
         return None
-    stored = torch.load(path, weights_only=True)
-    if stored["plan"] != plan.key():
-        raise BuildError(f"{path} belongs to a training with other settings: use another --work directory or remove it")
     network = Network(Shape(hidden, plan.inner), plan.dropout)
     network.load_state_dict(stored["network"])
     optimizer = _optimizer(network, plan)
     optimizer.load_state_dict(stored["optimizer"])
-    console.print(f"    going on from step {stored['step']}")
     return Trained(
         network, optimizer, stored["vocabulary"].numpy(), stored["step"], stored["seconds"],
         tuple(stored["agreement"]),
@@ -210,58 +170,8 @@ def _resume(directory: Path, plan: Plan, hidden: int) -> Trained | None:
 
 
 def _save(directory: Path, plan: Plan, state: Trained) -> None:
-    partial = directory / f".{CHECKPOINT}.partial-{os.getpid()}"
-    torch.save(
-        {
-            "plan": plan.key(),
-            "network": state.network.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "vocabulary": torch.from_numpy(state.vocabulary),
-            "step": state.step,
-            "seconds": state.seconds,
-            "agreement": list(state.agreement),
-        },
-        partial,
-    )
-    partial.replace(directory / CHECKPOINT)
-
-
-@contextmanager
-def _deferred_signals() -> Iterator[Any]:
-    """Turn Ctrl-C and a plain kill into a flag, so that no step is cut in two; yields a function that reads it."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _bar() -> Iterator[Any]:
-    """A progress bar on a terminal, a line every `MEASURE_EVERY` steps elsewhere; yields what updates it."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("  [cyan]…[/] training"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-        TextColumn("{task.description}"), console=console, transient=True, disable=not console.is_terminal,
+    loop.write_checkpoint(
+        directory, plan.key(), state,
+        network=state.network.state_dict(), optimizer=state.optimizer.state_dict(),
+        vocabulary=torch.from_numpy(state.vocabulary),
     )  # fmt: skip
-    smooth: list[float] = []
-    with bar:
-        task = bar.add_task("", total=1.0)
-
-        def show(state: Trained, progress: float, value: float) -> None:
-            smooth.append(value)
-            recent = sum(smooth[-50:]) / len(smooth[-50:])
-            shares = " ".join(f"{share:.3f}" for share in state.agreement)
-            text = f"step {state.step}  loss {recent:.3f}  held-out agreement {shares}"
-            bar.update(task, completed=progress, description=text)
-            if not console.is_terminal and state.step % MEASURE_EVERY == 0:
-                console.print(f"    {progress:4.0%}  {text}  {state.seconds:.0f} s")
-
-        yield show

@@ -55,8 +55,9 @@ def answers(table: torch.Tensor) -> Answers:
         starts.append(len(tokens))
     features = 2 * table[tokens].numpy() + source.normal(size=(len(tokens), HIDDEN)) * 0.1
     return Answers(
-        np.array(tokens, np.int32), features.astype(np.float16), np.array(starts, np.int32), np.full(20, 3, np.int32),
-        np.zeros(20, np.float32), np.arange(20, dtype=np.int64),
+        np.array(tokens, np.int32), features.astype(np.float16), np.array(starts, np.int32),
+        np.arange(60, dtype=np.int32) % 7,
+        np.full(20, 3, np.int32), np.zeros(20, np.float32), np.arange(20, dtype=np.int64),
     )  # fmt: skip
 
 
@@ -118,6 +119,7 @@ def test_answers_are_the_targets_and_come_with_what_chose_them() -> None:
     assert np.diff(joined.starts).tolist() == [question.length for question in questions]
     for index in (0, 1, 40, 69):
         history = list(questions[index].prompt)
+        assert joined.prompts[3 * index : 3 * index + 3].tolist() == history
         for at in range(joined.starts[index], joined.starts[index + 1]):
             expected = table_logits(history, engine.vocab_size)
             np.testing.assert_array_equal(joined.features[at], expected.astype(np.float16))

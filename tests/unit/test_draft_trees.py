@@ -63,7 +63,8 @@ class Counting:
 def answers_of(tokens, temperature=0.0, seed=3):
     one = np.array([temperature], np.float32), np.array([seed], np.int64)
     starts, features = np.array([0, len(tokens)], np.int32), np.zeros((len(tokens), 4), np.float16)
-    return Answers(np.array(tokens, np.int32), features, starts, np.array([7], np.int32), *one)
+    prompt, length = np.arange(7, dtype=np.int32), np.array([7], np.int32)
+    return Answers(np.array(tokens, np.int32), features, starts, prompt, length, *one)
 
 
 def test_ranks_are_counted_along_the_answer():
