@@ -17,7 +17,8 @@ from client.sync import Client
 from tandem.tiers import TIERS
 from tandem.wire import pack
 
-EXECUTORS = ("target", "draft")  # models that have a prefix cache
+EXECUTORS = ("target", "draft")  # models that have a prefix cache,
+REPLICA = "target_"  # and what the names of the target's replicas begin with
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,11 @@ def reset_cache(client: Client) -> list[str]:
             "reset": np.ones(1, np.uint8),
         }
     )
-    ready = [name for name, state in client.models().items() if name in EXECUTORS and state == "READY"]
+    ready = [
+        name
+        for name, state in client.models().items()
+        if (name in EXECUTORS or name.startswith(REPLICA)) and state == "READY"
+    ]
     for name in ready:
         client.infer(name, "step", message)
     # `generate` learns of it with its next step, and then uses none of the answers that it keeps.

@@ -36,6 +36,10 @@ class Totals:
         self._now[0, : len(CACHE_COUNTERS)] = cache[: len(CACHE_COUNTERS)]
         self._now[1:] = tiers[:, : len(TIER_COUNTERS)]
 
+    def add(self, other: Totals) -> None:
+        """Count what another has counted."""
+        self._before = self._before + other._before + other._now
+
     def cache(self, name: str) -> int:
         """The total of one of `CACHE_COUNTERS`."""
         return int((self._before + self._now)[0, CACHE_COUNTERS.index(name)])

@@ -1,10 +1,12 @@
-"""The coordinator of one target: turns requests into sequences and runs them through the decoding loop."""
+"""Turns requests into sequences and runs them through the decoding loop of the target, or of one of its replicas."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import threading
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
@@ -14,10 +16,11 @@ from typing import Any
 from tandem.answer_cache import AnswerCache, Recorder
 from tandem.decoding import DecodingLoop, Target
 from tandem.detokenizer import Detokenizer
-from tandem.errors import InvalidRequest, RequestError
+from tandem.errors import InvalidRequest, QueueFull, RequestError
 from tandem.kv_cache import Retention
 from tandem.manifest import Manifest
-from tandem.metrics import Metrics
+from tandem.metrics import Metrics, total
+from tandem.placement import Placement
 from tandem.prompt import PromptEncoder
 from tandem.request import GenerateRequest, parse_request
 from tandem.sampling import SamplingParams
@@ -33,32 +36,56 @@ class Coordinator:
     """One per `generate` instance."""
 
     def __init__(
-        self, settings: CoordinatorSettings, engine_directory: Path, target: Target, has_draft: bool = False
+        self, settings: CoordinatorSettings, engine_directory: Path, targets: Seq[Target], has_draft: bool = False
     ) -> None:
+        """Not started yet.
+
+        Args:
+            engine_directory: what all of `targets` serve; tokenizer and manifest are read from it.
+            targets: in the order of `settings.targets`.
+        """
         manifest = Manifest.load(engine_directory, verify=False)  # the target verifies the weights
         self.settings = settings
         self._drafters = [name for name in DRAFTERS if name != "draft" or has_draft]
-        self.metrics = Metrics()
+        self._metrics = Metrics()  # of what reaches no target
         self.tracing = Tracing(settings.trace_url) if settings.trace_url else None
         self.answers = AnswerCache(settings.answer_cache_mb << 20)
-        self.metrics.answers = self.answers
+        self._metrics.answers = self.answers
         self.prompts = PromptEncoder(engine_directory)
         self.max_length = min(manifest.context_length, settings.max_length or manifest.context_length)
         self._end_ids = tuple(manifest.eos_token_ids)
         self._detokenizer = Detokenizer(self.prompts.tokenizer)
+        self._drain_file = Path(settings.drain_file) if settings.drain_file else None
+        self._ids = itertools.count(1)
+        self._replicas = [Metrics() for _ in targets]
+        self._loops = [self._loop(target, metrics) for target, metrics in zip(targets, self._replicas, strict=True)]
+        self._placement = Placement(len(targets))
+        self._placing = threading.Lock()
+        self._placed = dict.fromkeys(settings.targets, 0)
+        self._cache_states = [loop.cache_state for loop in self._loops]
+
+    def _loop(self, target: Target, metrics: Metrics) -> DecodingLoop:
+        settings = self.settings
         scheduler = Scheduler(
             settings.max_running, settings.max_step_tokens, settings.mixed_step_tokens, settings.max_passes
         )
-        self._drain_file = Path(settings.drain_file) if settings.drain_file else None
-        self._loop = DecodingLoop(target, scheduler, self.metrics, settings.max_queue_size, self._drain_file)
+        return DecodingLoop(target, scheduler, metrics, settings.max_queue_size, self._drain_file)
 
     def start(self) -> None:
-        self._loop.start()
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
-        self._loop.stop()
+        for loop in self._loops:
+            loop.stop()
         if self.tracing:
             self.tracing.stop()
+
+    def read_metrics(self) -> Metrics:
+        """What is counted, over all replicas."""
+        result = total([self._metrics, *self._replicas])
+        result.placed = dict(self._placed)
+        return result
 
     def parse(self, fields: Mapping[str, Seq[Any]], parameters: Mapping[str, Any] | None = None) -> GenerateRequest:
         """Check the fields of a request; see `tandem.request.parse_request`.
@@ -100,7 +127,7 @@ class Coordinator:
         sampling, now = self._sampling(request), time.monotonic()
         group = [
             Sequence(
-                id=self._loop.new_id(),
+                id=next(self._ids),
                 prompt=prompt,
                 sampling=dataclasses.replace(sampling, seed=(request.random_seed + index) % 2**64),
                 max_tokens=max_tokens,
@@ -133,18 +160,40 @@ class Coordinator:
             answer = self.answers.get(self._answer_key(request, sequence))
             if answer is not None:
                 sequence.replay(answer)
-                self.metrics.observe_outcome("success")
+                self._metrics.observe_outcome("success")
                 if sequence.trace:
                     sequence.trace.end(sequence.group)
                 sequence.sink.emit(sequence, answer)
                 return
             sequence.sink = Recorder(sequence.sink, self.answers, lambda: self._answer_key(request, sequence))
         try:
-            self._loop.submit(sequence)
+            self._place(sequence)
         except RequestError as error:
             if sequence.trace:
                 sequence.trace.fail(error)
             raise
+
+    def _place(self, sequence: Sequence) -> None:
+        """Give a group to the best replica whose queue has room; raises as `submit`."""
+        prompt, salt = sequence.prompt, sequence.salt
+        with self._placing:
+            for replica, loop in enumerate(self._loops):
+                if loop.cache_state != self._cache_states[replica]:
+                    self._cache_states[replica] = loop.cache_state
+                    self._placement.forget(replica)
+            order = self._placement.order(prompt, salt, [loop.load for loop in self._loops])
+            for replica in order:
+                for one in sequence.group:
+                    one.replica = replica
+                try:
+                    self._loops[replica].submit(sequence)
+                except QueueFull:
+                    if replica == order[-1]:
+                        raise
+                    continue
+                self._placement.place(prompt, salt, replica)
+                self._placed[self.settings.targets[replica]] += 1
+                return
 
     def _answer_key(self, request: GenerateRequest, sequence: Sequence) -> bytes:
         """Hash over everything that determines the answer. Who drafts for it does not."""
@@ -152,20 +201,21 @@ class Coordinator:
         if sampling.temperature == 0:
             sampling = dataclasses.replace(sampling, seed=0)
         text = request.messages is None  # a leading space is part of a text that is continued, and not of an answer
-        parts = (self._loop.cache_state, sequence.salt, sampling, sequence.max_tokens, request.stop_words, text)
+        caches = tuple(loop.cache_state for loop in self._loops)
+        parts = (caches, sequence.salt, sampling, sequence.max_tokens, request.stop_words, text)
         return hashlib.blake2b(repr((parts, sequence.prompt)).encode(), digest_size=32).digest()
 
     def cancel(self, sequence: Sequence) -> None:
-        self._loop.cancel(sequence)
+        self._loops[sequence.replica].cancel(sequence)
 
     def all_sent(self) -> None:
-        """Nothing waits to be sent; if the loop has ended too, removing the drain file tells that to who made it."""
-        if self._drain_file and self._loop.has_ended:
+        """Nothing waits to be sent; if the loops have ended too, removing the drain file tells that to who made it."""
+        if self._drain_file and all(loop.has_ended for loop in self._loops):
             self._drain_file.unlink(missing_ok=True)
 
     def count_refused(self, error: RequestError) -> None:
         """Count a request that `parse` or `submit` refused."""
-        self.metrics.observe_outcome(error.outcome)
+        self._metrics.observe_outcome(error.outcome)
 
     def _answer_length(self, field: str, prompt_length: int, request: GenerateRequest) -> int:
         if prompt_length == 0:

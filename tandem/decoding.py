@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -69,7 +68,6 @@ class DecodingLoop:
         self._epoch: int | None = None
         self.cache_state = (0, 0)  # what is kept of earlier answers is of use as long as this stays
         self._failures = 0
-        self._next_id = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 
     def start(self) -> None:
@@ -82,8 +80,10 @@ class DecodingLoop:
             self._wake.notify()
         self._thread.join()
 
-    def new_id(self) -> int:
-        return next(self._next_id)
+    @property
+    def load(self) -> int:
+        """Sequences that run or wait; from any thread, and then a little late."""
+        return len(self._inbox) + len(self._scheduler.waiting) + len(self._scheduler.running)
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence for the next cycle.

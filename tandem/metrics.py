@@ -19,6 +19,7 @@ Typical queries:
     the same by place in the run  rate(tandem_accepted_tokens_total[1m]) / rate(tandem_draft_tokens_total[1m])
     tokens per sequence and step  1 + sum(rate(tandem_accepted_tokens_total[1m])) / rate(tandem_step_rows_sum[1m])
     drafts per run, k             sum(rate(tandem_draft_tokens_total[1m])) / rate(tandem_drafts_total[1m])
+    requests by replica           rate(tandem_placed_requests_total[1m])
     share of time in drafting     rate(tandem_propose_seconds_total[1m]) / (rate(tandem_propose_seconds_total[1m]) +
                                   rate(tandem_forward_seconds_total[1m]) + rate(tandem_sampling_seconds_total[1m]))
 """
@@ -29,7 +30,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 import numpy as np
 
@@ -56,6 +57,11 @@ class Histogram:
         """Count `value` so many times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
+
+    def add(self, other: Histogram) -> None:
+        """Count what another of the same bounds has counted."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
 
 @dataclass(slots=True)
@@ -86,6 +92,7 @@ class Metrics:
     cached_blocks: int = 0
     pinned_blocks: int = 0
     tier_bytes: list[int] = field(default_factory=lambda: [0] * len(TIERS))
+    placed: dict[str, int] = field(default_factory=dict)  # requests by the replica that they were given to
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -135,3 +142,26 @@ class Metrics:
             last_token_at, count = now, count - 1
         if count:
             self.itl.observe((now - last_token_at) / count, count)
+
+    def add(self, other: Metrics) -> None:
+        """Count what another has counted; answers are kept by neither or by this one."""
+        self.outcomes.update(dict(other.outcomes))  # in one go: its owner may add to it
+        self.cache.add(other.cache)
+        for histogram in ("ttft", "itl", "rows"):
+            getattr(self, histogram).add(getattr(other, histogram))
+        for columns in ("verified", "accepted", "origins", "tier_bytes"):
+            pairs = zip(getattr(self, columns), getattr(other, columns), strict=True)
+            setattr(self, columns, [ours + theirs for ours, theirs in pairs])
+        for number in _NUMBERS:
+            setattr(self, number, getattr(self, number) + getattr(other, number))
+
+
+_NUMBERS = tuple(one.name for one in fields(Metrics) if one.default is not MISSING)
+
+
+def total(parts: Sequence[Metrics]) -> Metrics:
+    """The sum of what several loops count; the answers are those of the first."""
+    result = Metrics(answers=parts[0].answers)
+    for part in parts:
+        result.add(part)
+    return result

@@ -68,6 +68,7 @@ class Sequence:
     retention: Retention = field(default_factory=Retention)  # how its K and V are to be kept
     deadline: float = float("inf")  # on `time.monotonic`, seconds
     arrival: float = field(default_factory=time.monotonic)
+    replica: int = 0  # of the target that it was given to
     trace: RequestTrace | None = None  # of the request; the first sequence of a group has it
     tokens: list[int] = field(init=False)  # prompt and answer
     group: list[Sequence] = field(init=False)  # all sequences of the request, the same list in each of them

@@ -117,12 +117,14 @@ class TargetSettings(_Settings):
 class CoordinatorSettings(_Settings):
     """Settings of `generate`."""
 
-    target_model: str = "target"  # a model of the same repository
-    target_engine: str = "engine"  # its engine directory: tokenizer and manifest are read from it
+    # A model of the same repository, or several that serve the same engine, separated by commas: replicas, each with a
+    # KV cache of its own. A request goes to the one that has most of its prompt or least to do: see tandem.placement.
+    target_models: str = "target"
+    target_engine: str = "engine"  # the first one's engine directory: tokenizer and manifest are read from it
     draft_model: str = "draft"  # a model of the same repository; whether its engine is there says what may be asked for
     draft_engine: str = "engine"
-    max_running: int = 32  # sequences in the running batch
-    max_queue_size: int = 256  # sequences that wait beyond those; more are refused with UNAVAILABLE
+    max_running: int = 32  # sequences in the running batch of each target
+    max_queue_size: int = 256  # sequences that wait beyond those, for each; more are refused with UNAVAILABLE
     max_length: int = 0  # prompt and answer together, tokens; 0: the model's context
     max_prompt_bytes: int = 1 << 19  # a prompt beyond this is refused before it is tokenized
     default_max_tokens: int = 128
@@ -153,6 +155,13 @@ class CoordinatorSettings(_Settings):
         self._require(0 <= self.max_drafts <= MAX_DRAFTS, "max_drafts", f"between 0 and {MAX_DRAFTS}")
         for name in ("max_queue_size", "max_length", "default_timeout_ms", "max_responses_per_s", "answer_cache_mb"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
+        names = self.targets
+        self._require(bool(all(names)) and len(set(names)) == len(names), "target_models", "names, each one once")
+
+    @property
+    def targets(self) -> list[str]:
+        """The names in `target_models`."""
+        return [name.strip() for name in self.target_models.split(",")]
 
 
 MAX_DECODER_THREADS = 4  # unless the setting says more: each may need memory for an image of the largest size

@@ -70,6 +70,7 @@ class EngineOptions:
     """What the operator may choose when an engine is loaded; None means: as the manifest says."""
 
     kv_cache_mb: int = 1024
+    device: int = 0  # number of the GPU, for TensorRT
     activations: str | None = None
     kv_cache: str | None = None
     threads: int | None = None
@@ -105,5 +106,5 @@ def load_engine(directory: Path | str, options: EngineOptions | None = None) -> 
         from tandem.engines.tensorrt import TensorRtSession
 
         options = options or EngineOptions()
-        return SlotEngine(TensorRtSession(Path(directory), options.kv_cache_mb), manifest, options)
+        return SlotEngine(TensorRtSession(Path(directory), options.kv_cache_mb, options.device), manifest, options)
     raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino, onnxruntime, tensorrt")

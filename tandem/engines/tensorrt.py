@@ -56,12 +56,15 @@ class _Profile:
 class TensorRtSession:
     """Implements `tandem.engines.session.Session`."""
 
-    def __init__(self, directory: Path, megabytes: int, libraries: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self, directory: Path, megabytes: int, device: int = 0, libraries: tuple[Any, Any] | None = None
+    ) -> None:
         """Load `directory`/model.plan, with as many slots as fit into `megabytes` and as the plan takes rows.
 
         Args:
             directory: of the engine.
             megabytes: device memory for K and V.
+            device: number of the GPU.
             libraries: the modules `tensorrt` and `cuda.bindings.runtime`, if not those that are installed.
 
         Raises:
@@ -69,6 +72,8 @@ class TensorRtSession:
             ValueError: the plan is for another GPU or TensorRT, or not even two slots fit.
         """
         trt, self._cuda = libraries or _libraries()
+        self._device = device
+        self._use_device()
         self._check_device(directory)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))  # must outlive the engine
         engine = self._runtime.deserialize_cuda_engine((directory / PLAN_FILE).read_bytes())
@@ -111,6 +116,7 @@ class TensorRtSession:
             ValueError: no profile of the plan takes so many tokens.
             RuntimeError: TensorRT or CUDA failed.
         """
+        self._use_device()
         given = {name: feeds[name] for name in self._integers}
         profile = next((one for one in self._profiles if one.takes(given)), None)
         if profile is None:
@@ -145,6 +151,7 @@ class TensorRtSession:
 
     def copy(self, source: int, target: int, positions: int) -> None:
         """See `Session.copy`."""
+        self._use_device()
         pitch, slot = self.positions * self._size * self._item, self._slot_bytes
         width = positions * self._size * self._item
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
@@ -156,9 +163,13 @@ class TensorRtSession:
     def _slot_bytes(self) -> int:
         return int(self._heads * self.positions * self._size * self._item)
 
+    def _use_device(self) -> None:
+        """CUDA remembers the device by thread, and steps come from several."""
+        self._call("cudaSetDevice", self._device)
+
     def _check_device(self, directory: Path) -> None:
         built = json.loads((directory / PLAN_FACTS).read_text(encoding="utf-8"))["compute_capability"]
-        found = compute_capability(self._cuda)
+        found = compute_capability(self._cuda, self._device)
         if found != built:
             raise ValueError(
                 f"{directory / PLAN_FILE} is for compute capability {built}, and this GPU has {found}: {_REBUILD}"
@@ -193,11 +204,11 @@ def call(cuda: Any, name: str, *arguments: Any) -> Any:
     return results[0] if results else None
 
 
-def compute_capability(cuda: Any) -> str:
-    """Of the first GPU, for example 8.9."""
+def compute_capability(cuda: Any, device: int = 0) -> str:
+    """Of the GPU of this number, for example 8.9."""
     kinds = cuda.cudaDeviceAttr
     parts = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
-    return ".".join(str(call(cuda, "cudaDeviceGetAttribute", part, 0)) for part in parts)
+    return ".".join(str(call(cuda, "cudaDeviceGetAttribute", part, device)) for part in parts)
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -29,14 +29,15 @@ class ExecutorModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         version_directory = Path(args["model_repository"]) / args["model_version"]
-        self._executor = self._load(parameters_of(json.loads(args["model_config"])), version_directory)
+        device = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0
+        self._executor = self._load(parameters_of(json.loads(args["model_config"])), version_directory, device)
         self._executor.warm_up()
         self._background = ThreadPoolExecutor(1, "ahead")
         self._ahead: Future[None] | None = None  # the pass that runs while the coordinator works
         cache = self._executor.kv_cache
         pb_utils.Logger.log_info(f"{args['model_name']}: {cache.num_blocks} KV blocks of {cache.block_size} tokens")
 
-    def _load(self, parameters: dict[str, str], version_directory: Path) -> Executor:
+    def _load(self, parameters: dict[str, str], version_directory: Path, device: int) -> Executor:
         raise TypeError("one of the subclasses below is the model")
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -63,7 +64,7 @@ class ExecutorModel:
 class TargetModel(ExecutorModel):
     """The executor whose tokens are served, with its drafters."""
 
-    def _load(self, parameters: dict[str, str], version_directory: Path) -> Executor:
+    def _load(self, parameters: dict[str, str], version_directory: Path, device: int) -> Executor:
         settings = TargetSettings.read(parameters)
         directory = version_directory / settings.target_engine
         draft_directory = version_directory.parent.parent / settings.draft_model / "1" / settings.draft_engine
@@ -71,6 +72,7 @@ class TargetModel(ExecutorModel):
         drafter = model_drafter_for(directory, draft_directory, draft)
         options = EngineOptions(
             kv_cache_mb=settings.kv_cache_mb,
+            device=device,
             activations=settings.activations or None,
             kv_cache=settings.kv_cache or None,
             threads=settings.threads or None,
@@ -88,10 +90,11 @@ class TargetModel(ExecutorModel):
 class DraftModel(ExecutorModel):
     """The executor of a draft model."""
 
-    def _load(self, parameters: dict[str, str], version_directory: Path) -> Executor:
+    def _load(self, parameters: dict[str, str], version_directory: Path, device: int) -> Executor:
         settings = DraftSettings.read(parameters)
         options = EngineOptions(
             kv_cache_mb=settings.draft_kv_cache_mb,
+            device=device,
             activations=settings.draft_activations or None,
             kv_cache=settings.draft_kv_cache or None,
             threads=settings.draft_threads or None,

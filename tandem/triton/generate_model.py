@@ -11,7 +11,7 @@ from typing import Any
 from tandem.coordinator import Coordinator
 from tandem.drafters import has_model_drafter
 from tandem.errors import InvalidRequest
-from tandem.settings import CoordinatorSettings
+from tandem.settings import CoordinatorSettings, SettingError
 from tandem.triton.bls_executor import BlsExecutor
 from tandem.triton.errors import error_response, request_error
 from tandem.triton.metrics import MetricsPublisher
@@ -29,12 +29,17 @@ class GenerateModel:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings = CoordinatorSettings.read(parameters_of(json.loads(args["model_config"])))
         repository = Path(args["model_repository"]).parent
-        engine_directory = repository / settings.target_model / "1" / settings.target_engine
-        target = BlsExecutor(settings.target_model, engine_directory)
+        for name in settings.targets:
+            if not (repository / name).is_dir():
+                raise SettingError(
+                    f"setting 'target_models' names {name}, which is no model in {repository}: copy target_2 to it"
+                )
+        engine_directory = repository / settings.targets[0] / "1" / settings.target_engine
+        targets = [BlsExecutor(name, engine_directory) for name in settings.targets]
         has_draft = has_model_drafter(engine_directory, repository / settings.draft_model / "1" / settings.draft_engine)
-        self._coordinator = Coordinator(settings, engine_directory, target, has_draft)
+        self._coordinator = Coordinator(settings, engine_directory, targets, has_draft)
         self._responses = ResponseSender(self._coordinator, settings.max_responses_per_s)
-        self._metrics = MetricsPublisher(self._coordinator.metrics)
+        self._metrics = MetricsPublisher(self._coordinator.read_metrics)
         for part in (self._coordinator, self._responses, self._metrics):
             part.start()
 

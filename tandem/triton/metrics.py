@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -70,8 +71,9 @@ _HISTOGRAMS = {
 class MetricsPublisher:
     """Copies the totals to Triton twice a second, as far as they changed."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, read: Callable[[], Metrics]) -> None:
+        self._read = read
+        self._metrics = read()
         # A metric works only while somebody holds its family.
         self._families: list[Any] = []
         self._published: dict[Any, float] = {}
@@ -84,6 +86,10 @@ class MetricsPublisher:
         requests = self._family("requests_total", "Requests by outcome", counter)
         self._outcomes = {outcome: requests.Metric(labels={"outcome": outcome}) for outcome in OUTCOMES}
         self._labelled = {field: self._add_labelled(*entry) for field, entry in _LABELLED.items()}
+        replicas = tuple(self._metrics.placed)
+        self._placed = self._add_labelled(
+            "placed_requests_total", "model", replicas, "Requests by the target they went to"
+        )
         self._tiers = {
             field: self._add_labelled(name, "tier", TIERS, help) for field, (name, help) in _TIER_COUNTERS.items()
         }
@@ -105,7 +111,7 @@ class MetricsPublisher:
         # Left to the end of the process, their destructors would crash the stub.
         for metrics in (self._counters, self._gauges, self._labelled, self._histograms, self._outcomes):
             metrics.clear()
-        for tiers in (self._tiers, self._cache, self._tier_bytes):
+        for tiers in (self._tiers, self._cache, self._tier_bytes, self._placed):
             tiers.clear()
         self._families.clear()
 
@@ -135,6 +141,7 @@ class MetricsPublisher:
         self._publish()
 
     def _publish(self) -> None:
+        self._metrics = self._read()
         for name, counter in self._counters.items():
             self._raise_to(name, counter, getattr(self._metrics, name))
         for outcome, counter in self._outcomes.items():
@@ -147,6 +154,8 @@ class MetricsPublisher:
         for field, series in self._labelled.items():
             for index, value in enumerate(getattr(self._metrics, field)):
                 self._raise_to((field, index), series[index], value)
+        for index, value in enumerate(self._metrics.placed.values()):
+            self._raise_to(("placed", index), self._placed[index], value)
         for field, series in self._tiers.items():
             for index, value in enumerate(self._metrics.cache.tiers(field)):
                 self._raise_to((field, index), series[index], value)

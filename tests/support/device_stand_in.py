@@ -9,6 +9,7 @@ differ, and results that are read before the stream was waited for.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -42,8 +43,20 @@ class Cuda:
         self._capability = capability
         self._memory: dict[int, tuple[Any, int, bool]] = {}  # by address: what holds it, its bytes, on the device
         self.stream: list[Callable[[], None]] = []
+        self.device = 0  # where everything of the test belongs
+        self._current = threading.local()
+
+    def cudaSetDevice(self, device: int) -> tuple[int]:  # noqa: N802
+        self._current.device = device
+        return (0,)
+
+    def require_device(self) -> None:
+        """The calling thread has chosen the device."""
+        found = getattr(self._current, "device", 0)
+        assert found == self.device, f"device {found}, not {self.device}"
 
     def _allocate(self, size: int, on_device: bool) -> tuple[int, int]:
+        self.require_device()
         memory = (ctypes.c_ubyte * size)()
         ctypes.memset(memory, 255, size)  # NaN
         self._memory[ctypes.addressof(memory)] = (memory, size, on_device)
@@ -91,7 +104,7 @@ class Cuda:
         return self._later(stream, copy)
 
     def cudaDeviceGetAttribute(self, attribute: Attribute, device: int) -> tuple[int, int]:  # noqa: N802
-        assert device == 0
+        assert device == self.device
         return 0, self._capability[attribute - Attribute.cudaDevAttrComputeCapabilityMajor]
 
     def require(self, address: int, count: int, on_device: bool) -> None:
@@ -104,6 +117,7 @@ class Cuda:
 
     def _on(self, stream: int) -> None:
         assert stream == 77, "not the stream that was made"
+        self.require_device()
 
     def _later(self, stream: int, work: Callable[[], object]) -> tuple[int]:
         self._on(stream)

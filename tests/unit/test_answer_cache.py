@@ -34,7 +34,7 @@ def coordinator(target: LocalTarget, tmp_path: Path) -> Iterator[Coordinator]:
     fields |= numbers | {"eos_token_ids": (END,), "add_bos": False, "files": {}, "quality": None}
     runtime = {"runtime": "numpy", "runtime_version": metadata.version("numpy")}
     Manifest(**{**fields, **runtime}).write(tmp_path)
-    coordinator = Coordinator(CoordinatorSettings(answer_cache_mb=1), tmp_path, target)
+    coordinator = Coordinator(CoordinatorSettings(answer_cache_mb=1), tmp_path, [target])
     coordinator.start()
     yield coordinator
     coordinator.stop()
@@ -64,7 +64,7 @@ def test_an_equal_request_gets_the_kept_answer(coordinator: Coordinator, target:
     assert again.generated == first.generated
     assert again.reused == len(again.prompt)
     assert (coordinator.answers.hits, coordinator.answers.misses) == (1, 1)
-    assert coordinator.metrics.outcomes["success"] == 2
+    assert coordinator.read_metrics().outcomes["success"] == 2
     rows = [row for request in target.requests[steps:] for row in request.rows]
     assert not rows, "it was computed again"
 

@@ -93,6 +93,20 @@ def test_models_whose_engines_are_not_built_are_left_out(tmp_path):
         check_engines(tmp_path, ["classify_imagenet"], {})
 
 
+def test_replicas_of_the_target_are_loaded_where_they_are_named(tmp_path):
+    for name in ("generate", "target", "target_2", "target_3"):
+        make_model(tmp_path, name)
+    engine = tmp_path / "target" / "1" / "engine"
+    engine.mkdir()
+    (engine / "manifest.json").touch()
+    assert loadable_models(tmp_path, {}) == ["generate", "target"]
+    named = {"TANDEM_TARGET_MODELS": "target, target_3"}
+    assert loadable_models(tmp_path, named) == ["generate", "target", "target_3"]
+    check_engines(tmp_path, ["target_3"], named)
+    with pytest.raises(EngineMissingError, match=r"'target_3' has no engine in .*nowhere: build it with `make engine`"):
+        check_engines(tmp_path, ["target_3"], {"TANDEM_TARGET_ENGINE": str(tmp_path / "nowhere")})
+
+
 def test_response_cache_is_an_option_of_the_server(tmp_path):
     runtime_with = runtime.Runtime(tmp_path, tmp_path, caches=tmp_path / "caches")
     runtime_without = runtime.Runtime(tmp_path, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 def session(directory: Path, megabytes: int = 64, cuda: Cuda | None = None) -> TensorRtSession:
     cuda = cuda or Cuda()
-    return TensorRtSession(directory, megabytes, (tensorrt(PROFILES, cuda), cuda))
+    return TensorRtSession(directory, megabytes, cuda.device, (tensorrt(PROFILES, cuda), cuda))
 
 
-def engine(directory: Path) -> SlotEngine:
+def engine(directory: Path, cuda: Cuda | None = None) -> SlotEngine:
     texts = dict.fromkeys(
         ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key"), ""
     )
@@ -66,7 +67,7 @@ def engine(directory: Path) -> SlotEngine:
         add_bos=False,
         files={},
     )
-    return SlotEngine(session(directory), manifest, EngineOptions())
+    return SlotEngine(session(directory, cuda=cuda), manifest, EngineOptions())
 
 
 def test_ragged_batch_in_chunks_equals_torch(llama: tuple[Any, Path]) -> None:
@@ -90,6 +91,20 @@ def test_features_are_what_the_head_sees(llama: tuple[Any, Path]) -> None:
     target = engine(directory)
     logits = target.forward([Row(sequence(1, 9), 0, [0], 3), Row(sequence(2, 9), 0, [1], 2)])
     assert distance(target.features @ model.lm_head.weight.detach().numpy().T, logits) < EXACT
+
+
+def test_everything_happens_on_the_device_that_was_asked_for_in_any_thread(llama: tuple[Any, Path]) -> None:
+    """The executor runs ahead on a thread of its own, where CUDA is at the first device; the stand-in watches."""
+    model, directory = llama
+    cuda = Cuda()
+    cuda.device = 1
+    target = engine(directory, cuda)
+    tokens = sequence(6)[:20]
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(target.forward, [Row(tokens, 0, [0], 1)]).result()
+        threads.submit(target.copy_prefix, 0, 1, 15).result()
+        found = threads.submit(target.forward, [Row(tokens[15:], 15, [1], 5)]).result()
+    assert distance(found, torch_logits(model, tokens)[15:]) < EXACT
 
 
 def test_slots_are_as_many_as_memory_holds_and_the_plan_takes_rows(llama: tuple[Any, Path]) -> None:
