@@ -2,8 +2,9 @@
 
 1. TTFT of a long prompt that is cached against the same one under a new salt, which is cold.
 2. The TTFTs of a chat of ten turns together, with reuse and with a new salt for each turn.
-3. Tokens/s of requests that share nothing, on a server with the cache and on one without; and the same on one engine in
-   this process, since two servers may differ by themselves, with the share of the time that is spent in the cache.
+3. Tokens/s of requests that share nothing, on a server with the cache and on one without. How far two servers differ by
+   themselves is what a second server with the cache says, which takes its turns too. And the same on one engine in this
+   process, with the share of the time that is spent in the cache.
 4. Second turns of chats, with the first turn cached and without: how many read otherwise.
 5. TTFT against how much of the prompt is shared, and the hit rate of the cache against the size of its pool on a
    Zipf-distributed trace (the cache itself, without an engine), as a plot.
@@ -38,6 +39,7 @@ from tandem.settings import TargetSettings
 
 PLOT = Path("docs") / "cache.svg"
 COST_POOL_MB = 256  # of the default model's blocks 350: full after some rounds, and more than a processor's cache
+PARTS = ("long-prompt", "chats", "nothing-shared", "second-turns", "plot")
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
@@ -101,16 +103,17 @@ def chats(client: Client, rounds: int, turns: int = 10) -> list[tuple[float, flo
 
 
 def nothing_shared(
-    on: Client, off: Client, texts: Texts, rounds: int, streams: int, tokens: int
-) -> list[tuple[float, float]]:
-    """Tokens/s without the cache and with it, in turns, each time for new prompts. Which is first takes turns too."""
-    pairs = []
+    clients: Sequence[Client], texts: Texts, rounds: int, streams: int, tokens: int
+) -> list[tuple[float, ...]]:
+    """Tokens/s on each of the servers, in turns, each time for new prompts. Which is first takes turns too."""
+    found = []
     for number in range(rounds):
         rates = {}
-        for client in (on, off) if number % 2 else (off, on):
+        for index in range(len(clients)):
+            client = clients[(number + index) % len(clients)]
             rates[client] = served_rate(client, [texts.of_length(100) for _ in range(streams)], tokens)
-        pairs.append((rates[off], rates[on]))
-    return pairs
+        found.append(tuple(rates[client] for client in clients))
+    return found
 
 
 def on_one_engine(texts: Texts, rounds: int, streams: int, tokens: int) -> list[Turn]:
@@ -181,65 +184,95 @@ def draw(
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+class Report:
+    """The table, and what is said below it."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        columns = ("what", "without reuse", "with reuse", "ratio, median (min-max)", "wanted")
+        self.table = Table(*columns, title=machine())
+        self.notes: list[str] = []
+
+    def long_prompt(self, on: Client, texts: Texts) -> None:
+        pairs = long_prompt(on, texts, self._arguments.tokens, self._arguments.rounds)[1:]
+        row(self.table, f"TTFT, prompt of {self._arguments.tokens} tokens", pairs, "ms", 1000, "at most 0.1")
+
+    def chats(self, on: Client, texts: Texts) -> None:
+        pairs = chats(on, max(3, self._arguments.rounds // 2))[1:]
+        row(self.table, "TTFTs of a chat of 10 turns together", pairs, "ms", 1000, "at most 0.25")
+
+    def nothing_shared(self, on: Client, texts: Texts) -> None:
+        """Two more servers, one of them without the cache."""
+        rounds, streams, tokens = (getattr(self._arguments, name) for name in ("rounds", "streams", "answer"))
+        off_options = Options(env={"TANDEM_PREFIX_CACHE": "0"})
+        with (
+            TritonServer(off_options) as off_server,
+            TritonServer(Options()) as twin_server,
+            Client(off_server.grpc_url) as off,
+            Client(twin_server.grpc_url) as twin,
+        ):
+            rates = nothing_shared((off, on, twin), texts, 4 * rounds, streams, tokens)[2:]
+        name = f"tokens/s, {streams} streams that share nothing"
+        with_cache = [statistics.mean((first, second)) for _, first, second in rates]
+        pairs = [(without, both) for (without, _, _), both in zip(rates, with_cache, strict=True)]
+        row(self.table, f"{name}: off, mean of two on", pairs, "", 1, "at least 0.99")
+        row(self.table, "the two servers with the cache", [(a, b) for _, a, b in rates], "", 1, "1, if it were exact")
+        one_engine = on_one_engine(texts, 3 * rounds, streams, tokens)[1:]
+        made = streams * tokens
+        one_rates = [(made / turn.without, made / turn.with_cache) for turn in one_engine]
+        row(self.table, "the same on one engine, without a server", one_rates, "", 1, "at least 0.99")
+        within = [(turn.within_without / turn.without, turn.within_with / turn.with_cache) for turn in one_engine]
+        before, after = (statistics.median(side) for side in zip(*within, strict=True))
+        self.table.add_row("of that, time in the cache", f"{before:.2%}", f"{after:.2%}", "", "")
+
+    def second_turns(self, on: Client, texts: Texts) -> None:
+        answer = self._arguments.answer
+        questions = [job.message for job in jobs("mt-bench")]
+        again = second_turns(on, list(pairwise(questions)), answer)
+        self.notes.append(
+            f"second turns of {answer} tokens that read otherwise with the first turn cached: {again.differ} of "
+            f"{again.asked}; without it, a second time: {again.differ_without}"
+        )
+
+    def plot(self, on: Client, texts: Texts) -> None:
+        tokens, path = self._arguments.tokens, self._arguments.plot
+        seconds = by_shared_length(on, texts, tokens, 3)
+        trace = zipf_trace(500, 10_000)
+        points = [
+            (share, hit_rate(trace, blocks), ideal_hit_rate(trace, blocks))
+            for share, blocks in zip(SHARES, pool_sizes(trace, SHARES), strict=True)
+        ]
+        found = ", ".join(f"{share:.0%}: {ours:.1%} (ideal {ideal:.1%})" for share, ours, ideal in points)
+        draw(path, tokens, seconds, points)
+        self.notes += [f"tokens found by the pool's share of all prompts: {found}", f"plot: {path}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="of each comparison; the first is not counted")
     parser.add_argument("--tokens", type=int, default=1500, help="of the long prompt")
     parser.add_argument("--streams", type=int, default=8, help="that share nothing")
     parser.add_argument("--answer", type=int, default=64, help="tokens of each of those")
     parser.add_argument("--plot", type=Path, default=PLOT, help="where the plot goes")
     arguments = parser.parse_args()
-    rounds, texts = arguments.rounds, Texts()
-    table = Table("what", "without reuse", "with reuse", "ratio, median (min-max)", "wanted", title=machine())
-    off_options = Options(env={"TANDEM_PREFIX_CACHE": "0"})
+    report, texts = Report(arguments), Texts()
     with (
         TritonServer(Options()) as server,
-        TritonServer(off_options) as off_server,
-        Client(server.grpc_url) as on,
-        Client(off_server.grpc_url) as off,
+        Client(server.grpc_url) as client,
         Progress(transient=True) as progress,
     ):
-        task = progress.add_task("long prompt", total=7)
-        long_pairs = long_prompt(on, texts, arguments.tokens, rounds)[1:]
-        progress.update(task, advance=1, description="chats")
-        chat_pairs = chats(on, max(3, rounds // 2))[1:]
-        progress.update(task, advance=1, description="nothing shared")
-        plain_pairs = nothing_shared(on, off, texts, 4 * rounds, arguments.streams, arguments.answer)[2:]
-        progress.update(task, advance=1, description="nothing shared, one engine")
-        one_engine = on_one_engine(texts, 3 * rounds, arguments.streams, arguments.answer)[1:]
-        progress.update(task, advance=1, description="second turns")
-        questions = [job.message for job in jobs("mt-bench")]
-        again = second_turns(on, list(pairwise(questions)), arguments.answer)
-        progress.update(task, advance=1, description="by shared length")
-        seconds = by_shared_length(on, texts, arguments.tokens, 3)
-        progress.update(task, advance=1, description="hit rates")
-        trace = zipf_trace(500, 10_000)
-        points = [
-            (share, hit_rate(trace, blocks), ideal_hit_rate(trace, blocks))
-            for share, blocks in zip(SHARES, pool_sizes(trace, SHARES), strict=True)
-        ]
-    row(table, f"TTFT, prompt of {arguments.tokens} tokens", long_pairs, "ms", 1000, "at most 0.1")
-    row(table, "TTFTs of a chat of 10 turns together", chat_pairs, "ms", 1000, "at most 0.25")
-    name = f"tokens/s, {arguments.streams} streams that share nothing"
-    row(table, name, plain_pairs, "", 1, "at least 0.99")
-    made = arguments.streams * arguments.answer
-    rates = [(made / turn.without, made / turn.with_cache) for turn in one_engine]
-    row(table, "the same on one engine, without a server", rates, "", 1, "at least 0.99")
-    within = [(turn.within_without / turn.without, turn.within_with / turn.with_cache) for turn in one_engine]
-    before, after = (statistics.median(side) for side in zip(*within, strict=True))
-    table.add_row("of that, time in the cache", f"{before:.2%}", f"{after:.2%}", "", "")
-    console = Console(width=max(110, Console().width))
-    console.print(table)
-    console.print(
-        f"second turns of {arguments.answer} tokens that read otherwise with the first turn cached: {again.differ} of "
-        f"{again.asked}; without it, a second time: {again.differ_without}"
-    )
-    found = ", ".join(f"{share:.0%}: {ours:.1%} (ideal {ideal:.1%})" for share, ours, ideal in points)
-    console.print(f"tokens found by the pool's share of all prompts: {found}")
-    draw(arguments.plot, arguments.tokens, seconds, points)
-    console.print(f"plot: {arguments.plot}")
+        task = progress.add_task("", total=len(arguments.parts))
+        for part in arguments.parts:
+            progress.update(task, description=part.replace("-", " "))
+            getattr(report, part.replace("-", "_"))(client, texts)
+            progress.advance(task)
+    console = Console(width=max(120, Console().width))
+    console.print(report.table)
+    for note in report.notes:
+        console.print(note)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeSession:
     """Implements `tandem.engines.session.Session`."""
 
+    wants_few_shapes = False
+
     def __init__(self, directory: Path, megabytes: int, threads: int | None = None) -> None:
         """Load `directory`/model.onnx, with as many slots as fit into `megabytes`.
 

@@ -16,6 +16,7 @@ class Session(Protocol):
 
     slots: int
     positions: int  # of each slot
+    wants_few_shapes: bool  # runs of few tokens are to be filled up, so that the same shapes come again
 
     def run(self, feeds: Mapping[str, Integers], first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """One run over the slots `first` .. `first` + B - 1, which writes K and V of the new tokens into them.

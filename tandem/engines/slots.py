@@ -20,6 +20,8 @@ from tandem.step import MAX_DRAFTS
 
 SPARE_POSITIONS = 64  # of a slot, behind the longest text: for the padding of rows, `FEW_TOKENS` at most
 FEW_TOKENS = 1 + MAX_DRAFTS  # rows with no more run together
+FILLED = (1, 2, 4, 8, FEW_TOKENS)  # lengths that those are filled up to where few shapes are wanted,
+FILLED_STEP = 8  # and what the number of all of a run's tokens is then a multiple of, or a power of two below
 VISIBLE_STEP = 64  # attention looks at a multiple of so many positions; sums over them are rounded in groups
 
 
@@ -57,7 +59,7 @@ class SlotEngine:
         self._features = np.zeros((0, 0), np.float32)
 
     def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
-        """See `Engine.forward`. Shapes cost nothing here, so `width` changes nothing."""
+        """See `Engine.forward`; `width` changes nothing."""
         groups = _groups(rows)
         if len(groups) == 1:
             logits, self._features = self._run(rows, groups[0])
@@ -92,6 +94,9 @@ class SlotEngine:
     def _run(self, rows: Sequence[Row], group: _Group) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Logits and features of rows in the slots of `group`; a slot between them gets padding behind its tokens."""
         most = max(self._least, *(len(row.tokens) for row in rows))
+        fills = self._session.wants_few_shapes and most <= FEW_TOKENS
+        if fills:
+            most = next(length for length in FILLED if length >= most)
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -108,8 +113,8 @@ class SlotEngine:
             tokens.extend(row.tokens)
             positions.extend(range(row.past, row.past + count))
             self._written[slot] = row.past + count
-        missing = max(0, self._least - len(tokens))
         answered = len(wanted)
+        missing, unwanted = (_missing(count, self._least, fills) for count in (len(tokens), answered))
         visible = -(-(max(positions) + 1) // VISIBLE_STEP) * VISIBLE_STEP
         feeds = {
             "tokens": np.array(tokens + [0] * missing, np.int64),
@@ -117,11 +122,19 @@ class SlotEngine:
             "unpack": unpack,
             "pack": np.array(pack + [0] * missing, np.int64),
             "write_index": write_index,
-            "wanted": np.array(wanted + [0] * max(0, self._least - answered), np.int64),
+            "wanted": np.array(wanted + [0] * unwanted, np.int64),
             "visible": np.array([min(visible, self._session.positions)], np.int64),
         }
         logits, features = self._session.run(feeds, group.first)
         return logits[:answered], features[:answered]
+
+
+def _missing(count: int, least: int, fills: bool) -> int:
+    """How many to add to `count` tokens, so that there are at least so many, and few different numbers."""
+    wanted = max(count, least)
+    if fills:
+        wanted = 1 << (wanted - 1).bit_length() if wanted < FILLED_STEP else -(-wanted // FILLED_STEP) * FILLED_STEP
+    return wanted - count
 
 
 def _groups(rows: Sequence[Row]) -> list[_Group]:

@@ -4,6 +4,9 @@ Everything happens on one stream. Inputs go through pinned memory to the device,
 way; the caches never leave it. TensorRT's cache update wants the old and the new cache at one address, which is that of
 the first slot of the run.
 
+Runs of the same shapes over the same slots come again and again while streams decode. The second such run is recorded
+as a CUDA graph, copies included, and the later ones are one launch of that.
+
 **Not run on a GPU yet.** Tests run this file on a stand-in for the device (tests/support/device_stand_in.py), which
 computes with ONNX Runtime what the bound addresses say, and compare the names and arguments of all calls with
 NVIDIA's own bindings (tests/unit/test_tensorrt_api.py).
@@ -13,6 +16,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +31,13 @@ from tandem.engines.session import Integers
 
 PLAN_FILE = "model.plan"
 PLAN_FACTS = "plan.json"  # what it was compiled for
+MAX_GRAPHS = 64  # recorded runs that are kept, the least recently used go first
 _REBUILD = "build the engine again on this machine"
+
+log = logging.getLogger(__name__)
+
+
+_Key = tuple[int, tuple[tuple[int, ...], ...]]  # first slot, and shapes of the inputs: what a run's work depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,8 @@ class _Profile:
 
 class TensorRtSession:
     """Implements `tandem.engines.session.Session`."""
+
+    wants_few_shapes = True
 
     def __init__(
         self, directory: Path, megabytes: int, device: int = 0, libraries: tuple[Any, Any] | None = None
@@ -108,6 +121,8 @@ class TensorRtSession:
         for profile in self._profiles:
             for name, staged in (self._inputs | self._outputs).items():
                 profile.context.set_tensor_address(name, staged.device)
+        self._graphs: OrderedDict[_Key, Any] = OrderedDict()  # None: such a run was seen once
+        self._records = True
 
     def run(self, feeds: Mapping[str, Integers], first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """See `Session.run`.
@@ -122,32 +137,76 @@ class TensorRtSession:
         if profile is None:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in given.items())
             raise ValueError(f"the plan takes no step of {shapes}: lower max_step_tokens, or build it for longer steps")
-        context = profile.context
-        to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         for name, value in given.items():
-            staged = self._inputs[name]
-            staged.host[: value.size] = value.ravel()
+            self._inputs[name].host[: value.size] = value.ravel()
+        key = (first, tuple(value.shape for value in given.values()))
+        graph = self._graphs.get(key)
+        if graph is None:
+            self._bind(profile.context, given, first)
+            self._enqueue(profile.context, given)
+            if self._records:
+                self._record(key, profile.context, given)
+        else:
+            self._graphs.move_to_end(key)
+            self._call("cudaGraphLaunch", graph, self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+        wanted = len(feeds["wanted"])
+        logits, features = (
+            self._outputs[name].host[: wanted * width].reshape(wanted, width) for name, width in self._widths.items()
+        )
+        return logits, features
+
+    def _bind(self, context: Any, given: Mapping[str, Integers], first: int) -> None:
+        """Tell the context the shapes of a run, and where its slots are."""
+        for name, value in given.items():
             context.set_input_shape(name, value.shape)
-            self._call("cudaMemcpyAsync", staged.device, staged.pinned, value.nbytes, to_device, self._stream)
-        rows = len(feeds["write_index"])
+        rows = len(given["write_index"])
         for name, base in self._caches.items():
             address = base + first * self._slot_bytes
             context.set_input_shape(name, (rows, self._heads, self.positions, self._size))
             context.set_tensor_address(name, address)
             context.set_tensor_address(f"new_{name}", address)
+
+    def _enqueue(self, context: Any, given: Mapping[str, Integers]) -> None:
+        """Put a run on the stream, from the pinned inputs to the pinned outputs."""
+        to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        to_host = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for name, value in given.items():
+            staged = self._inputs[name]
+            self._call("cudaMemcpyAsync", staged.device, staged.pinned, value.nbytes, to_device, self._stream)
         if not context.execute_async_v3(int(self._stream)):
             raise RuntimeError("TensorRT could not run the step; its log says why")
-        wanted = len(feeds["wanted"])
-        back = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         for name, width in self._widths.items():
             staged = self._outputs[name]
-            size = wanted * width * staged.host.itemsize
-            self._call("cudaMemcpyAsync", staged.pinned, staged.device, size, back, self._stream)
-        self._call("cudaStreamSynchronize", self._stream)
-        logits, features = (
-            self._outputs[name].host[: wanted * width].reshape(wanted, width) for name, width in self._widths.items()
-        )
-        return logits, features
+            size = len(given["wanted"]) * width * staged.host.itemsize
+            self._call("cudaMemcpyAsync", staged.pinned, staged.device, size, to_host, self._stream)
+
+    def _record(self, key: _Key, context: Any, given: Mapping[str, Integers]) -> None:
+        """Keep a run as a graph, the second time that it comes; it has just been put on the stream as it is.
+
+        TensorRT asks for that: what it does once for new shapes cannot be recorded. A plan may hold something that
+        never can: then no more is tried.
+        """
+        if key not in self._graphs:
+            self._graphs[key] = None
+        else:
+            mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            self._call("cudaStreamBeginCapture", self._stream, mode)
+            try:
+                try:
+                    self._enqueue(context, given)
+                finally:
+                    recorded = self._call("cudaStreamEndCapture", self._stream)
+                self._graphs[key] = self._call("cudaGraphInstantiate", recorded, 0)
+                self._call("cudaGraphDestroy", recorded)
+            except RuntimeError as error:
+                self._records = False
+                log.warning("steps are not recorded as CUDA graphs: %s", error)
+        self._graphs.move_to_end(key)
+        while len(self._graphs) > MAX_GRAPHS:
+            _, graph = self._graphs.popitem(last=False)
+            if graph is not None:
+                self._call("cudaGraphExecDestroy", graph)
 
     def copy(self, source: int, target: int, positions: int) -> None:
         """See `Session.copy`."""

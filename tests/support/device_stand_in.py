@@ -29,6 +29,10 @@ class CopyKind(IntEnum):
     cudaMemcpyDeviceToDevice = 3  # noqa: N815
 
 
+class CaptureMode(IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
+
+
 class Attribute(IntEnum):
     cudaDevAttrComputeCapabilityMajor = 75  # noqa: N815
     cudaDevAttrComputeCapabilityMinor = 76  # noqa: N815
@@ -37,12 +41,17 @@ class Attribute(IntEnum):
 class Cuda:
     """The CUDA runtime. Work of the stream is done when it is waited for."""
 
-    cudaMemcpyKind, cudaDeviceAttr = CopyKind, Attribute  # noqa: N815
+    cudaMemcpyKind, cudaDeviceAttr, cudaStreamCaptureMode = CopyKind, Attribute, CaptureMode  # noqa: N815
 
     def __init__(self, capability: tuple[int, int] = (8, 9)) -> None:
         self._capability = capability
         self._memory: dict[int, tuple[Any, int, bool]] = {}  # by address: what holds it, its bytes, on the device
         self.stream: list[Callable[[], None]] = []
+        self.capture: list[Callable[[], None]] | None = None  # where work goes instead while a graph is recorded
+        self.executable: dict[int, list[Callable[[], None]]] = {}
+        self._graphs: list[list[Callable[[], None]]] = []
+        self.launches = 0
+        self.recordable = True  # False: like a plan that waits for the device within a run
         self.device = 0  # where everything of the test belongs
         self._current = threading.local()
 
@@ -121,16 +130,51 @@ class Cuda:
 
     def _later(self, stream: int, work: Callable[[], object]) -> tuple[int]:
         self._on(stream)
-        self.stream.append(lambda: (work(), None)[1])
+        (self.stream if self.capture is None else self.capture).append(lambda: (work(), None)[1])
         return (0,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: CaptureMode) -> tuple[int]:  # noqa: N802
+        self._on(stream)
+        assert self.capture is None
+        assert mode == CaptureMode.cudaStreamCaptureModeThreadLocal
+        self.capture = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, int]:  # noqa: N802
+        self._on(stream)
+        if self.capture is None:  # something could not be recorded
+            return 901, 0
+        self._graphs.append(self.capture)
+        self.capture = None
+        return 0, len(self._graphs) - 1
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int]:  # noqa: N802
+        assert flags == 0
+        self.executable[1000 + graph] = self._graphs[graph]
+        return 0, 1000 + graph
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[int]:  # noqa: N802
+        self._graphs[graph] = []
+        return (0,)
+
+    def cudaGraphExecDestroy(self, graph: int) -> tuple[int]:  # noqa: N802
+        del self.executable[graph]
+        return (0,)
+
+    def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[int]:  # noqa: N802
+        self.launches += 1
+        return self._later(stream, lambda: [work() for work in self.executable[graph]])
 
 
 class Context:
+    """Can be recorded only if it was run since a shape or an address was set, as with TensorRT."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._limits: dict[str, int] | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._is_new = True
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         assert stream == 77
@@ -141,11 +185,11 @@ class Context:
         assert self._limits is not None, "no profile was chosen"
         for size, free in zip(shape, self._engine.inputs[name].shape, strict=True):
             assert 1 <= size <= self._limits[free] if isinstance(free, str) else size == free, f"{name}: {shape}"
-        self._shapes[name] = tuple(shape)
+        self._shapes[name], self._is_new = tuple(shape), True
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        self._addresses[name] = address
+        self._addresses[name], self._is_new = address, True
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
@@ -165,7 +209,12 @@ class Context:
                 if name.startswith("new_"):
                     assert address == self._addresses[name.removeprefix("new_")], "the cache is not updated in place"
                 bind(name, "cpu", 0, dtype, shape, address)
-        self._engine.cuda.stream.append(lambda: self._engine.session.run_with_iobinding(binding))
+        cuda = self._engine.cuda
+        if cuda.capture is not None and (self._is_new or not cuda.recordable):
+            cuda.capture = None
+            return False
+        self._is_new = False
+        cuda._later(stream, lambda: self._engine.session.run_with_iobinding(binding))
         return True
 
 

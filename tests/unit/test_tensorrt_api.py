@@ -49,6 +49,11 @@ MUTATIONS = {
     ),
     "a misspelt function": ('"cudaHostAlloc"', '"cudaMallocHost_"', "cudaMallocHost_: there is no such function"),
     "a copy without its stream": ("kind, self._stream)", "kind)", "cudaMemcpy2DAsync: does not take 7 arguments"),
+    "a recording without its mode": (
+        '"cudaStreamBeginCapture", self._stream, mode)',
+        '"cudaStreamBeginCapture", self._stream)',
+        "cudaStreamBeginCapture: does not take 1 arguments",
+    ),
     "a misspelt constant": ("cudaMemcpyHostToDevice", "cudaMemcpyHostDevice", "cudaMemcpyHostDevice: there is no"),
     "a mode that is none": ("TensorIOMode.INPUT", "TensorIOMode.IN", "trt.TensorIOMode.IN: there is no such thing"),
 }

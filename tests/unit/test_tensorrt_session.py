@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from architecture_cases import CASES, EXACT, LENGTH, distance, distance_in_chunks, sequence, torch_logits
 from device_stand_in import Cuda, Profiles, tensorrt
@@ -105,6 +106,85 @@ def test_everything_happens_on_the_device_that_was_asked_for_in_any_thread(llama
         threads.submit(target.copy_prefix, 0, 1, 15).result()
         found = threads.submit(target.forward, [Row(tokens[15:], 15, [1], 5)]).result()
     assert distance(found, torch_logits(model, tokens)[15:]) < EXACT
+
+
+def decoded(target: SlotEngine, model: Any, steps: int) -> float:
+    """Distance from torch of `steps` steps of two streams, after their prompts."""
+    texts = [sequence(11)[:40], sequence(12)[:40]]
+    worst = 0.0
+    for slot, text in enumerate(texts):
+        target.forward([Row(text[:10], 0, [slot], 1)])
+    for past in range(10, 10 + steps):
+        found = target.forward([Row([text[past]], past, [slot], 1) for slot, text in enumerate(texts)])
+        for logits, text in zip(found, texts, strict=True):
+            worst = max(worst, distance(logits[None], torch_logits(model, text[: past + 1])[-1:]))
+    return worst
+
+
+def test_steps_that_come_again_are_recorded_and_give_the_same(llama: tuple[Any, Path]) -> None:
+    """Of ten steps of one shape the first two run as they are, the second is recorded, and eight are launches."""
+    model, directory = llama
+    cuda = Cuda()
+    assert decoded(engine(directory, cuda), model, 10) < EXACT
+    assert len(cuda.executable) == 1
+    assert cuda.launches == 8
+
+
+def test_drafts_in_changing_numbers_make_few_shapes(llama: tuple[Any, Path]) -> None:
+    """Three streams of 1 to 5 tokens in a step, 36 steps: five lengths would make 5 x 13 x 13 shapes."""
+    model, directory = llama
+    cuda = Cuda()
+    target = engine(directory, cuda)
+    texts = [sequence(seed, 150) for seed in (21, 22, 23)]
+    expected = [torch_logits(model, text) for text in texts]
+    past = [10] * 3
+    for slot, text in enumerate(texts):
+        target.forward([Row(text[:10], 0, [slot], 1)])
+    source = np.random.default_rng(0)
+    before = cuda.launches
+    for _ in range(36):
+        counts = source.integers(1, 6, 3).tolist()
+        found = target.forward(
+            [
+                Row(text[at : at + count], at, [slot], count)
+                for slot, (text, at, count) in enumerate(zip(texts, past, counts, strict=True))
+            ]
+        )
+        place = 0
+        for slot, count in enumerate(counts):
+            part = expected[slot][past[slot] : past[slot] + count]
+            assert distance(found[place : place + count], part) < EXACT
+            place += count
+            past[slot] += source.integers(1, count + 1)  # what was accepted; the rest is written again
+    assert cuda.launches - before > 20
+
+
+def test_a_plan_that_cannot_be_recorded_runs_as_it_is(llama: tuple[Any, Path], caplog: Any) -> None:
+    model, directory = llama
+    cuda = Cuda()
+    cuda.recordable = False
+    assert decoded(engine(directory, cuda), model, 10) < EXACT
+    assert cuda.launches == 0
+    assert [record.message for record in caplog.records] == [
+        "steps are not recorded as CUDA graphs: cudaStreamEndCapture failed: 901"
+    ]
+
+
+def test_recorded_runs_are_few(llama: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of other slots and shapes drive out the oldest; what was driven out is recorded anew, and right."""
+    monkeypatch.setattr("tandem.engines.tensorrt.MAX_GRAPHS", 2)
+    model, directory = llama
+    cuda = Cuda()
+    target = engine(directory, cuda)
+    tokens = sequence(6)[:30]
+    expected = torch_logits(model, tokens)
+    for slot in (0, 1, 2, 0):
+        target.forward([Row(tokens[:10], 0, [slot], 1)])
+        for past in range(10, 15):
+            found = target.forward([Row([tokens[past]], past, [slot], 1)])
+            assert distance(found, expected[past : past + 1]) < EXACT
+    assert cuda.launches == 4 * 3
+    assert 1 <= len(cuda.executable) <= 2
 
 
 def test_slots_are_as_many_as_memory_holds_and_the_plan_takes_rows(llama: tuple[Any, Path]) -> None:
