@@ -116,6 +116,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
                         "tensorrt it is only checked that the graph compiles")  # fmt: skip
     parser.add_argument("--max-length", type=int, default=DEFAULTS.length, metavar="N",
                         help="tokens of the longest text, which each KV slot has room for")  # fmt: skip
+    parser.add_argument("--stages", type=int, default=DEFAULTS.stages, metavar="N",
+                        help="graphs that the layers are divided into, each for a GPU of its own (ONNX)")  # fmt: skip
     parser.add_argument("--weights", choices=WEIGHTS, default=DEFAULTS.weights, help="precision of the weights")
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULTS.group_size,
                         help="weights that share a scale, for int4")  # fmt: skip
@@ -208,6 +210,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         dynamic_quantization_group=arguments.dynamic_quantization_group,
         runtime=arguments.runtime,
         length=arguments.max_length,
+        stages=arguments.stages,
     )
 
 

@@ -11,7 +11,7 @@ from build_engines.output_directory import locked, replaced
 from build_engines.progress import console, quiet, silence_libraries, stage
 from build_engines.recipe import Recipe
 from build_engines.source import Source
-from tandem.engines.onnxruntime import MODEL_FILE
+from tandem.engines.session import graph_files
 from tandem.manifest import FILE_NAME, Manifest, ManifestError
 
 CHECKPOINTS = Path(".cache/models")
@@ -93,7 +93,8 @@ def _build_into(directory: Path, source: Source, recipe: Recipe, name: str | Non
 
         with tempfile.TemporaryDirectory(prefix="tandem-tensorrt-") as graph:
             export_onnx(checkpoint, Path(graph), recipe)
-            write_plan(Path(graph) / MODEL_FILE, directory)
+            for name in graph_files(Path(graph), "onnx"):
+                write_plan(Path(graph) / name, directory)
     else:
         (export_onnx if recipe.is_onnx else export)(checkpoint, directory, recipe)
     manifest = describe(directory, source, recipe, config, name)

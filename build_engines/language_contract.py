@@ -27,6 +27,9 @@ The nodes are those of ONNX opset 24 that both runtimes take: TensorScatter (lin
 boolean mask and grouped heads, RotaryEmbedding, RMSNormalization. `visible` is a Slice between cache and attention,
 without which ONNX Runtime would read all of a slot for every token; TensorRT wants S fixed there and stops by the mask.
 int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel.
+
+A graph may be a stage of a pipeline, which has some of the layers. All but the first have the hidden states [T, hidden]
+as input `received` in place of `tokens`, all but the last as output `passed` in place of logits and features.
 """
 
 from __future__ import annotations
@@ -38,9 +41,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
+from build_engines.errors import BuildError
 from build_engines.language_architecture import Architecture
 from build_engines.language_graph import Graph
 from tandem.engines.onnxruntime import MODEL_FILE
+from tandem.engines.session import GRAPH, MAX_STAGES
 from tandem.engines.slots import SPARE_POSITIONS
 
 _INT8_MAX = 127
@@ -54,8 +59,9 @@ def export(
     length: int,
     kv_cache: str = "f32",
     fixed_length: bool = False,
+    stage: tuple[int, int] = (0, 1),
 ) -> Path:
-    """Write model.onnx and its weights to `directory`.
+    """Write model.onnx and its weights to `directory`, or for a stage of a pipeline model.<its number>.onnx.
 
     Args:
         architecture: the model.
@@ -64,18 +70,27 @@ def export(
         length: tokens of the longest text; a slot has `SPARE_POSITIONS` more.
         kv_cache: f32 or f16; with activations in fp16 always f16.
         fixed_length: without `visible`, as TensorRT wants it.
+        stage: its number, from 0, and how many there are; each has as many layers as the others, or one less.
 
     Returns:
         The path of the graph.
     """
-    return _Export(architecture, directory, weights, length + SPARE_POSITIONS, kv_cache, fixed_length).run()
+    number, stages = stage
+    if not 1 <= stages <= min(MAX_STAGES, len(architecture.layers)):
+        most = min(MAX_STAGES, len(architecture.layers))
+        raise BuildError(f"{stages} stages: this model of {len(architecture.layers)} layers can have 1 to {most}")
+    first, end = (len(architecture.layers) * border // stages for border in (number, number + 1))
+    path = directory / (MODEL_FILE if stages == 1 else f"{GRAPH}.{number}.onnx")
+    layers = range(first, end)
+    return _Export(architecture, path, weights, length + SPARE_POSITIONS, kv_cache, fixed_length, layers).run()
 
 
 class _Export:
     def __init__(
-        self, model: Architecture, directory: Path, weights: str, positions: int, kv_cache: str, fixed: bool
+        self, model: Architecture, path: Path, weights: str, positions: int, kv_cache: str, fixed: bool, layers: range
     ) -> None:
         self._model = model
+        self._layers = layers
         self._positions = positions
         self._fixed = fixed
         self._is_int8 = weights.startswith("int8")
@@ -83,21 +98,28 @@ class _Export:
         self._cache_shape: list[int | str] = ["B", model.kv_heads, positions, model.head_dim]
         self._type = TensorProto.FLOAT16 if weights.endswith("fp16") else TensorProto.FLOAT
         self._cache_type = TensorProto.FLOAT16 if kv_cache == "f16" else self._type
-        self._graph = Graph(directory, MODEL_FILE)
+        self._graph = Graph(path.parent, path.name)
 
     def run(self) -> Path:
         graph, model = self._graph, self._model
-        for name, shape in (
-            ("tokens", ["T"]), ("positions", ["T"]), ("unpack", ["B", "m"]), ("pack", ["T"]), ("write_index", ["B"]),
-            ("wanted", ["W"]),
-        ):  # fmt: skip
+        is_first, is_last = self._layers.start == 0, self._layers.stop == len(model.layers)
+        integers = [("positions", ["T"]), ("unpack", ["B", "m"]), ("pack", ["T"]), ("write_index", ["B"])]
+        if is_first:
+            integers.insert(0, ("tokens", ["T"]))
+        if is_last:
+            integers.append(("wanted", ["W"]))
+        for name, shape in integers:
             graph.input(name, TensorProto.INT64, shape)
         if not self._fixed:
             graph.input("visible", TensorProto.INT64, [1])
-        masks = {layer.window: self._mask(layer.window) for layer in model.layers}
+        layers = [model.layers[index] for index in self._layers]
+        masks = {layer.window: self._mask(layer.window) for layer in layers}
         graph.add("Unsqueeze", "positions", graph.integers(0), name="rotary_positions")
-        hidden = graph.add("Gather", self._constant("embedding", model.embedding), "tokens", axis=0)
-        for index, layer in enumerate(model.layers):
+        if is_first:
+            hidden = graph.add("Gather", self._constant("embedding", model.embedding), "tokens", axis=0)
+        else:
+            hidden = graph.input("received", self._type, ["T", model.hidden])
+        for index, layer in zip(self._layers, layers, strict=True):
             name = f"layers.{index}"
             normed = self._norm(hidden, f"{name}.input_layernorm")
             attended = self._attention(normed, index, masks[layer.window])
@@ -109,15 +131,24 @@ class _Export:
             if model.is_gemma:
                 forwarded = self._norm(forwarded, f"{name}.post_feedforward_layernorm")
             hidden = graph.add("Add", hidden, forwarded)
+        if is_last:
+            self._answer(hidden)
+        else:
+            graph.add("Identity", hidden, name="passed")
+            graph.output("passed", self._type, ["T", model.hidden])
+        for index in self._layers:
+            for kind in ("keys", "values"):
+                graph.output(f"new_{kind}.{index}", self._cache_type, self._cache_shape)
+        return graph.save()
+
+    def _answer(self, hidden: str) -> None:
+        """Logits and features of the wanted tokens."""
+        graph, model = self._graph, self._model
         picked = self._norm(graph.add("Gather", hidden, "wanted", axis=0), "norm")
         graph.add("Cast", self._linear(picked, "lm_head", model.head), name="logits", to=TensorProto.FLOAT)
         graph.add("Cast", picked, name="features", to=TensorProto.FLOAT)
         graph.output("logits", TensorProto.FLOAT, ["W", model.vocab])
         graph.output("features", TensorProto.FLOAT, ["W", model.hidden])
-        for index in range(len(model.layers)):
-            for kind in ("keys", "values"):
-                graph.output(f"new_{kind}.{index}", self._cache_type, self._cache_shape)
-        return graph.save()
 
     def _mask(self, window: int | None) -> str:
         """bool [B, 1, m, positions that are looked at]: what each place of a row sees."""

@@ -10,7 +10,7 @@ from build_engines.recipe import Recipe
 
 
 def export_onnx(checkpoint: Path, output: Path, recipe: Recipe) -> None:
-    """Write `model.onnx` and its weights to `output` from the Hugging Face directory `checkpoint`.
+    """Write `model.onnx` and its weights to `output` from the Hugging Face directory `checkpoint`, or a graph a stage.
 
     Raises:
         BuildError: the contract cannot express the model.
@@ -24,11 +24,13 @@ def export_onnx(checkpoint: Path, output: Path, recipe: Recipe) -> None:
     with stage(f"writing the ONNX graph with {recipe.weights_label} weights"), quiet():
         in_half = recipe.runtime == "tensorrt" and recipe.weights == "int8"
         weights = "int8-fp16" if in_half else recipe.weights
-        export(
-            architecture,
-            output,
-            weights=weights,
-            length=recipe.length,
-            kv_cache=recipe.kv_cache,
-            fixed_length=recipe.runtime == "tensorrt",
-        )
+        for number in range(recipe.stages):
+            export(
+                architecture,
+                output,
+                weights=weights,
+                length=recipe.length,
+                kv_cache=recipe.kv_cache,
+                fixed_length=recipe.runtime == "tensorrt",
+                stage=(number, recipe.stages),
+            )

@@ -17,14 +17,14 @@ from build_engines.compile_check import compiled
 from build_engines.errors import BuildError
 from build_engines.progress import console
 from tandem import tensorrt_library
-from tandem.engines.tensorrt import PLAN_FACTS, PLAN_FILE, compute_capability
+from tandem.engines.tensorrt import PLAN_FACTS, compute_capability
 
 TIMING_CACHE = Path(".cache/tensorrt/timing.cache")
 OPTIMIZATION_LEVEL = 4  # of 5; TensorRT's default is 3
 
 
 def write_plan(graph: Path, directory: Path) -> None:
-    """Compile `graph` into `directory`, with what was found out about kernels in earlier builds.
+    """Compile `graph` into a plan of its name in `directory`, with what was found out about kernels in earlier builds.
 
     Raises:
         BuildError: TensorRT, CUDA or a GPU is missing, or TensorRT refuses the graph.
@@ -57,7 +57,7 @@ def write_plan(graph: Path, directory: Path) -> None:
     ) as progress:  # fmt: skip
         plan = compiled(trt, graph, capability, configure)
     interrupt.check()
-    (directory / PLAN_FILE).write_bytes(plan)
+    (directory / graph.name).with_suffix(".plan").write_bytes(plan)
     facts = {"compute_capability": capability, "tensorrt": trt.__version__, "optimization_level": OPTIMIZATION_LEVEL}
     (directory / PLAN_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     TIMING_CACHE.parent.mkdir(parents=True, exist_ok=True)

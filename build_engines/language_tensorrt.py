@@ -12,6 +12,7 @@ from build_engines.language import checkpoint_of
 from build_engines.progress import console, silence_libraries
 from build_engines.recipe import Recipe
 from build_engines.source import Source
+from tandem.engines.session import graph_files
 
 
 def check(source: Source, recipe: Recipe, capabilities: Sequence[str]) -> None:
@@ -28,7 +29,10 @@ def check(source: Source, recipe: Recipe, capabilities: Sequence[str]) -> None:
     require_supported(load_config(checkpoint).model_type)
     with tempfile.TemporaryDirectory(prefix="tandem-tensorrt-") as directory:
         export_onnx(checkpoint, Path(directory), recipe)
-        sizes = compile_check(Path(directory) / "model.onnx", capabilities)
+        sizes = dict.fromkeys(capabilities, 0)
+        for name in graph_files(Path(directory), "onnx"):
+            for capability, size in compile_check(Path(directory) / name, capabilities).items():
+                sizes[capability] += size
     each = ", ".join(f"{capability} ({size / 1e6:.0f} MB)" for capability, size in sizes.items())
     console.print(f"  [green]✓[/] {source.name} with {recipe.weights_label} weights compiles for {each}")
     console.print(

@@ -42,6 +42,8 @@ class Recipe:
     runtime: str = "openvino"
     length: int = 2048
     """Tokens of the longest text, where the KV cache has slots; OpenVINO's blocks need no bound."""
+    stages: int = 1
+    """Graphs that the layers are divided into, each for a device of its own; ONNX only."""
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
@@ -66,6 +68,8 @@ class Recipe:
             raise BuildError("a bf16 KV cache needs bf16 activations: the CPU runtime refuses it with f32")
         if self.group_size not in GROUP_SIZES:
             raise BuildError(f"group size {self.group_size}: choose one of {', '.join(map(str, GROUP_SIZES))}")
+        if self.stages != 1 and not self.is_onnx:
+            raise BuildError(f"{self.stages} stages: {self.runtime} engines have one")
         if self.dynamic_quantization_group < 0:
             raise BuildError(f"dynamic quantization group {self.dynamic_quantization_group}: it must not be negative")
 
@@ -92,4 +96,6 @@ class Recipe:
                 "kv_cache": self.kv_cache,
                 "contract": CONTRACT_VERSION,
             }
+            if self.stages != 1:
+                parts["stages"] = self.stages
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

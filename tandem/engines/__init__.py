@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.manifest import Manifest
+
+if TYPE_CHECKING:
+    from tandem.engines.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class EngineOptions:
     """What the operator may choose when an engine is loaded; None means: as the manifest says."""
 
     kv_cache_mb: int = 1024
-    device: int = 0  # number of the GPU, for TensorRT
+    device: int = 0  # number of the GPU, for TensorRT; of a pipeline's first stage, the others are on those behind it
     activations: str | None = None
     kv_cache: str | None = None
     threads: int | None = None
@@ -94,17 +97,32 @@ def load_engine(directory: Path | str, options: EngineOptions | None = None) -> 
         from tandem.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(Path(directory), manifest, options or EngineOptions())
-    if manifest.runtime == "onnxruntime":
-        from tandem.engines.onnxruntime import OnnxRuntimeSession
+    if manifest.runtime in ("onnxruntime", "tensorrt"):
         from tandem.engines.slots import SlotEngine
 
         options = options or EngineOptions()
-        session = OnnxRuntimeSession(Path(directory), options.kv_cache_mb, options.threads)
-        return SlotEngine(session, manifest, options)
-    if manifest.runtime == "tensorrt":
-        from tandem.engines.slots import SlotEngine
+        return SlotEngine(_session(Path(directory), manifest.runtime, options), manifest, options)
+    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino, onnxruntime, tensorrt")
+
+
+def _session(directory: Path, runtime: str, options: EngineOptions) -> Session:
+    """The graph of an engine with slots, or the stages of its pipeline, which share the memory for K and V."""
+    from tandem.engines.pipeline import PipelineSession
+    from tandem.engines.session import graph_files
+
+    stages: list[Session]
+    if runtime == "onnxruntime":
+        from tandem.engines.onnxruntime import OnnxRuntimeSession
+
+        graphs = graph_files(directory, "onnx")
+        megabytes = options.kv_cache_mb // len(graphs)
+        stages = [OnnxRuntimeSession(directory / graph, megabytes, options.threads) for graph in graphs]
+    else:
         from tandem.engines.tensorrt import TensorRtSession
 
-        options = options or EngineOptions()
-        return SlotEngine(TensorRtSession(Path(directory), options.kv_cache_mb, options.device), manifest, options)
-    raise ValueError(f"{directory}: runtime {manifest.runtime!r} is not one of: openvino, onnxruntime, tensorrt")
+        plans = graph_files(directory, "plan")
+        stages = [
+            TensorRtSession(directory / plan, options.kv_cache_mb // len(plans), options.device + place)
+            for place, plan in enumerate(plans)
+        ]
+    return stages[0] if len(stages) == 1 else PipelineSession(stages)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from tandem.engines.session import Integers
+from tandem.engines.session import GRAPH
 
-MODEL_FILE = "model.onnx"
+MODEL_FILE = f"{GRAPH}.onnx"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ERRORS_ONLY = 3
 
@@ -22,8 +22,8 @@ class OnnxRuntimeSession:
 
     wants_few_shapes = False
 
-    def __init__(self, directory: Path, megabytes: int, threads: int | None = None) -> None:
-        """Load `directory`/model.onnx, with as many slots as fit into `megabytes`.
+    def __init__(self, graph: Path, megabytes: int, threads: int | None = None) -> None:
+        """Load a graph of the contract, with as many slots as fit into `megabytes`.
 
         Raises:
             ValueError: not even two slots fit.
@@ -34,7 +34,7 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the server and its clients need CPU
         self._session = ort.InferenceSession(
-            str(directory / MODEL_FILE),
+            str(graph),
             options,
             providers=["CPUExecutionProvider"],
             # A MatMul with int8 weights that became a Gemm would be computed in full precision, dequantized each time.
@@ -42,7 +42,7 @@ class OnnxRuntimeSession:
         )
         inputs = self._session.get_inputs()
         caches = [port for port in inputs if port.name.startswith(("keys.", "values."))]
-        self._integers = [port.name for port in inputs if port not in caches]
+        self._inputs = [port.name for port in inputs if port not in caches]
         heads, self.positions, size = caches[0].shape[1:]
         dtype = _TYPES[caches[0].type]
         slot_bytes = len(caches) * heads * self.positions * size * np.dtype(dtype).itemsize
@@ -56,23 +56,25 @@ class OnnxRuntimeSession:
         for cache in self._caches.values():
             cache.fill(0)  # all of its memory is there from the start, and none of it is NaN
         self._bindings: dict[tuple[int, int], Any] = {}  # by slots
-        outputs = {port.name: port.shape[1] for port in self._session.get_outputs()}
-        self._sizes = {name: outputs[name] for name in ("logits", "features")}
-        self._answers = {name: np.empty((0, size), np.float32) for name, size in self._sizes.items()}
+        outputs = [port for port in self._session.get_outputs() if not port.name.startswith("new_")]
+        self._outputs = {port.name: (port.shape[1], _TYPES[port.type]) for port in outputs}
+        self._answers = {name: np.empty((0, size), dtype) for name, (size, dtype) in self._outputs.items()}
 
-    def run(self, feeds: Mapping[str, Integers], first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]], first: int) -> Mapping[str, npt.NDArray[Any]]:
         """See `Session.run`."""
         binding = self._binding(first, len(feeds["write_index"]))
-        for name in self._integers:
+        for name in self._inputs:
             value = feeds[name]
-            binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
-        wanted = len(feeds["wanted"])
-        for name, size in self._sizes.items():
-            if len(self._answers[name]) < wanted:
-                self._answers[name] = np.empty((wanted, size), np.float32)
-            binding.bind_output(name, "cpu", 0, np.float32, (wanted, size), self._answers[name].ctypes.data)
+            binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        found = {}
+        for name, (size, dtype) in self._outputs.items():
+            rows = len(feeds["positions" if name == "passed" else "wanted"])
+            if len(self._answers[name]) < rows:
+                self._answers[name] = np.empty((rows, size), dtype)
+            found[name] = self._answers[name][:rows]
+            binding.bind_output(name, "cpu", 0, dtype, (rows, size), self._answers[name].ctypes.data)
         self._session.run_with_iobinding(binding)
-        return self._answers["logits"][:wanted], self._answers["features"][:wanted]
+        return found
 
     def _binding(self, first: int, count: int) -> Any:
         """The caches of a run of slots, as inputs and as outputs: the same memory, so that nothing is copied."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
+GRAPH = "model"  # name of its files, but for the suffix
+MAX_STAGES = 9
+
+
+def graph_files(directory: Path, suffix: str) -> list[str]:
+    """Names of an engine's graphs: of the only one, or of the stages of a pipeline in their order."""
+    return sorted(path.name for path in directory.glob(f"{GRAPH}.[0-9].{suffix}")) or [f"{GRAPH}.{suffix}"]
 
 
 class Session(Protocol):
@@ -18,15 +24,17 @@ class Session(Protocol):
     positions: int  # of each slot
     wants_few_shapes: bool  # runs of few tokens are to be filled up, so that the same shapes come again
 
-    def run(self, feeds: Mapping[str, Integers], first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]], first: int) -> Mapping[str, npt.NDArray[Any]]:
         """One run over the slots `first` .. `first` + B - 1, which writes K and V of the new tokens into them.
 
         Args:
-            feeds: every input of the contract but the caches, C-contiguous. `visible` is for who wants it.
+            feeds: every input of the contract but the caches, C-contiguous. Not every session wants `visible`, and not
+                every stage of a pipeline `tokens`, `received` or `wanted`.
             first: the slot of the first row.
 
         Returns:
-            logits float32 [W, vocab] and features float32 [W, hidden]; views that are valid until the next run.
+            The outputs of the contract but the caches: `logits` and `features`, or of a stage before the last `passed`;
+            views that are valid until the next run.
         """
         ...
 

@@ -125,8 +125,8 @@ class SlotEngine:
             "wanted": np.array(wanted + [0] * unwanted, np.int64),
             "visible": np.array([min(visible, self._session.positions)], np.int64),
         }
-        logits, features = self._session.run(feeds, group.first)
-        return logits[:answered], features[:answered]
+        found = self._session.run(feeds, group.first)
+        return found["logits"][:answered], found["features"][:answered]
 
 
 def _missing(count: int, least: int, fills: bool) -> int:

@@ -27,9 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem import tensorrt_library
-from tandem.engines.session import Integers
 
-PLAN_FILE = "model.plan"
 PLAN_FACTS = "plan.json"  # what it was compiled for
 MAX_GRAPHS = 64  # recorded runs that are kept, the least recently used go first
 _REBUILD = "build the engine again on this machine"
@@ -37,6 +35,7 @@ _REBUILD = "build the engine again on this machine"
 log = logging.getLogger(__name__)
 
 
+_Feeds = Mapping[str, npt.NDArray[Any]]
 _Key = tuple[int, tuple[tuple[int, ...], ...]]  # first slot, and shapes of the inputs: what a run's work depends on
 
 
@@ -56,7 +55,7 @@ class _Profile:
     context: Any
     most: Mapping[str, Sequence[int]]
 
-    def takes(self, feeds: Mapping[str, Integers]) -> bool:
+    def takes(self, feeds: _Feeds) -> bool:
         return all(
             size <= limit
             for name, value in feeds.items()
@@ -69,13 +68,11 @@ class TensorRtSession:
 
     wants_few_shapes = True
 
-    def __init__(
-        self, directory: Path, megabytes: int, device: int = 0, libraries: tuple[Any, Any] | None = None
-    ) -> None:
-        """Load `directory`/model.plan, with as many slots as fit into `megabytes` and as the plan takes rows.
+    def __init__(self, plan: Path, megabytes: int, device: int = 0, libraries: tuple[Any, Any] | None = None) -> None:
+        """Load a plan, with as many slots as fit into `megabytes` and as it takes rows.
 
         Args:
-            directory: of the engine.
+            plan: of a graph of the contract.
             megabytes: device memory for K and V.
             device: number of the GPU.
             libraries: the modules `tensorrt` and `cuda.bindings.runtime`, if not those that are installed.
@@ -87,19 +84,17 @@ class TensorRtSession:
         trt, self._cuda = libraries or _libraries()
         self._device = device
         self._use_device()
-        self._check_device(directory)
+        self._check_device(plan)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))  # must outlive the engine
-        engine = self._runtime.deserialize_cuda_engine((directory / PLAN_FILE).read_bytes())
+        engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if engine is None:
-            raise ValueError(f"TensorRT {trt.__version__} does not take {directory / PLAN_FILE}: {_REBUILD}")
+            raise ValueError(f"TensorRT {trt.__version__} does not take {plan}: {_REBUILD}")
         self._engine = engine
         self._stream = self._call("cudaStreamCreate")
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        caches = [name for name in names if name.startswith(("keys.", "values."))]
-        self._integers = [
-            name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT and name not in caches
-        ]
-        inputs = [*self._integers, *caches]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        caches = [name for name in inputs if name.startswith(("keys.", "values."))]
+        self._fed = [name for name in inputs if name not in caches]
         self._profiles = [self._profile(engine, index, inputs) for index in range(engine.num_optimization_profiles)]
         _, self._heads, self.positions, self._size = engine.get_tensor_shape(caches[0])
         self._item = np.dtype(trt.nptype(engine.get_tensor_dtype(caches[0]))).itemsize
@@ -114,17 +109,21 @@ class TensorRtSession:
         self._caches = {name: self._call("cudaMalloc", self.slots * slot) for name in caches}
         for address in self._caches.values():
             self._call("cudaMemsetAsync", address, 0, self.slots * slot, self._stream)  # none of it is NaN
-        self._widths = {name: int(engine.get_tensor_shape(name)[1]) for name in ("logits", "features")}
-        sizes = {name: max(int(np.prod(profile.most[name])) for profile in self._profiles) for name in self._integers}
-        self._inputs = {name: self._stage(sizes[name], np.int64) for name in self._integers}
-        self._outputs = {name: self._stage(sizes["wanted"] * width, np.float32) for name, width in self._widths.items()}
+        types = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
+        sizes = {name: max(int(np.prod(profile.most[name])) for profile in self._profiles) for name in self._fed}
+        self._inputs = {name: self._stage(sizes[name], types[name]) for name in self._fed}
+        answers = [name for name in names if name not in inputs and not name.startswith("new_")]
+        self._widths = {name: int(engine.get_tensor_shape(name)[1]) for name in answers}
+        self._outputs = {
+            name: self._stage(sizes[_counted(name)] * width, types[name]) for name, width in self._widths.items()
+        }
         for profile in self._profiles:
             for name, staged in (self._inputs | self._outputs).items():
                 profile.context.set_tensor_address(name, staged.device)
         self._graphs: OrderedDict[_Key, Any] = OrderedDict()  # None: such a run was seen once
         self._records = True
 
-    def run(self, feeds: Mapping[str, Integers], first: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def run(self, feeds: _Feeds, first: int) -> Mapping[str, npt.NDArray[Any]]:
         """See `Session.run`.
 
         Raises:
@@ -132,7 +131,7 @@ class TensorRtSession:
             RuntimeError: TensorRT or CUDA failed.
         """
         self._use_device()
-        given = {name: feeds[name] for name in self._integers}
+        given = {name: feeds[name] for name in self._fed}
         profile = next((one for one in self._profiles if one.takes(given)), None)
         if profile is None:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in given.items())
@@ -150,13 +149,13 @@ class TensorRtSession:
             self._graphs.move_to_end(key)
             self._call("cudaGraphLaunch", graph, self._stream)
         self._call("cudaStreamSynchronize", self._stream)
-        wanted = len(feeds["wanted"])
-        logits, features = (
-            self._outputs[name].host[: wanted * width].reshape(wanted, width) for name, width in self._widths.items()
-        )
-        return logits, features
+        found = {}
+        for name, width in self._widths.items():
+            rows = len(given[_counted(name)])
+            found[name] = self._outputs[name].host[: rows * width].reshape(rows, width)
+        return found
 
-    def _bind(self, context: Any, given: Mapping[str, Integers], first: int) -> None:
+    def _bind(self, context: Any, given: _Feeds, first: int) -> None:
         """Tell the context the shapes of a run, and where its slots are."""
         for name, value in given.items():
             context.set_input_shape(name, value.shape)
@@ -167,7 +166,7 @@ class TensorRtSession:
             context.set_tensor_address(name, address)
             context.set_tensor_address(f"new_{name}", address)
 
-    def _enqueue(self, context: Any, given: Mapping[str, Integers]) -> None:
+    def _enqueue(self, context: Any, given: _Feeds) -> None:
         """Put a run on the stream, from the pinned inputs to the pinned outputs."""
         to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         to_host = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
@@ -178,10 +177,10 @@ class TensorRtSession:
             raise RuntimeError("TensorRT could not run the step; its log says why")
         for name, width in self._widths.items():
             staged = self._outputs[name]
-            size = len(given["wanted"]) * width * staged.host.itemsize
+            size = len(given[_counted(name)]) * width * staged.host.itemsize
             self._call("cudaMemcpyAsync", staged.pinned, staged.device, size, to_host, self._stream)
 
-    def _record(self, key: _Key, context: Any, given: Mapping[str, Integers]) -> None:
+    def _record(self, key: _Key, context: Any, given: _Feeds) -> None:
         """Keep a run as a graph, the second time that it comes; it has just been put on the stream as it is.
 
         TensorRT asks for that: what it does once for new shapes cannot be recorded. A plan may hold something that
@@ -226,13 +225,11 @@ class TensorRtSession:
         """CUDA remembers the device by thread, and steps come from several."""
         self._call("cudaSetDevice", self._device)
 
-    def _check_device(self, directory: Path) -> None:
-        built = json.loads((directory / PLAN_FACTS).read_text(encoding="utf-8"))["compute_capability"]
+    def _check_device(self, plan: Path) -> None:
+        built = json.loads((plan.parent / PLAN_FACTS).read_text(encoding="utf-8"))["compute_capability"]
         found = compute_capability(self._cuda, self._device)
         if found != built:
-            raise ValueError(
-                f"{directory / PLAN_FILE} is for compute capability {built}, and this GPU has {found}: {_REBUILD}"
-            )
+            raise ValueError(f"{plan} is for compute capability {built}, and this GPU has {found}: {_REBUILD}")
 
     def _profile(self, engine: Any, index: int, inputs: Sequence[str]) -> _Profile:
         context = engine.create_execution_context()
@@ -241,14 +238,19 @@ class TensorRtSession:
         self._call("cudaStreamSynchronize", self._stream)
         return _Profile(context, {name: tuple(engine.get_tensor_profile_shape(name, index)[2]) for name in inputs})
 
-    def _stage(self, size: int, dtype: type) -> _Staged:
-        count = size * np.dtype(dtype).itemsize
+    def _stage(self, size: int, dtype: np.dtype[Any]) -> _Staged:
+        count = size * dtype.itemsize
         pinned = int(self._call("cudaHostAlloc", count, 0))
         memory = (ctypes.c_byte * count).from_address(pinned)
         return _Staged(int(self._call("cudaMalloc", count)), pinned, np.frombuffer(memoryview(memory), dtype))
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return call(self._cuda, name, *arguments)
+
+
+def _counted(output: str) -> str:
+    """The input that has a row for each row of an output."""
+    return "positions" if output == "passed" else "wanted"
 
 
 def call(cuda: Any, name: str, *arguments: Any) -> Any:

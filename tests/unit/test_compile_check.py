@@ -46,6 +46,17 @@ def test_windows_biases_and_norms_compile(tmp_path: Path, name: str) -> None:
     assert compile_check.compile_check(graph(tmp_path, CASES[name]), ["8.9"])
 
 
+def test_the_stages_of_a_pipeline_compile(tmp_path: Path) -> None:
+    """Without token ids in, without logits out: the first, one in the middle, and the last."""
+    case = CASES["llama"]
+    model = random_model(config(case.kind, **(case.settings | {"num_hidden_layers": 3})))
+    architecture = Architecture(model, LENGTH + SPARE_POSITIONS)
+    for number in range(3):
+        part = export(architecture, tmp_path, weights="int8-fp16", length=LENGTH, fixed_length=True, stage=(number, 3))
+        assert part.name == f"model.{number}.onnx"
+        assert compile_check.compile_check(part, ["8.9"])
+
+
 def with_a_free_cache_length(path: Path) -> Path:
     model = onnx.load(path, load_external_data=False)
     for item in (*model.graph.input, *model.graph.output):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from build_engines.recipe import Recipe
 from build_engines.source import resolve
 from tandem.engines import Engine, EngineOptions, Row, load_engine
 from tandem.engines import onnxruntime as session_module
+from tandem.engines.pipeline import PipelineSession
 from tandem.engines.slots import FEW_TOKENS, SlotEngine
 from tandem.manifest import Manifest
 
@@ -179,6 +181,35 @@ def test_logits_do_not_depend_on_the_step_bit_for_bit(weights: str, tmp_path: Pa
 # ------------------------------------------------------------------ building and loading
 
 
+@pytest.mark.parametrize(("stages", "weights"), [(2, "fp32"), (3, "int8")])
+def test_a_pipeline_gives_the_bits_of_the_whole(stages: int, weights: str, tmp_path: Path) -> None:
+    """Ragged steps, a copied prefix and features too: the stages work on the same slots."""
+    recipe = dataclasses.replace(FP32, weights=weights)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    _, single = make(CASES["qwen2-window"], whole, recipe)
+    _, divided = make(CASES["qwen2-window"], parts, dataclasses.replace(recipe, stages=stages))
+    engines = [loaded(single), loaded(divided, kv_cache_mb=24)]
+    assert isinstance(engines[1]._session, PipelineSession)
+    assert len(list(divided.glob("model.?.onnx"))) == stages
+    assert not (divided / "model.onnx").exists()
+    tokens, other = sequence(4), sequence(5)
+    found = []
+    for engine in engines:
+        first = engine.forward([Row(tokens[:50], 0, [0], 2), Row(other[:9], 0, [2], 9)]).copy()
+        engine.copy_prefix(0, 1, 33)
+        second = engine.forward([Row(other[20:25], 33, [1], 5), Row(tokens[50:53], 50, [0], 3)]).copy()
+        found.append((first, second, engine.features.copy()))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_model_has_no_more_stages_than_layers(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="7 stages: this model of 4 layers can have 1 to 4"):
+        make(CASES["llama"], tmp_path, dataclasses.replace(FP32, stages=7))
+
+
 def test_what_the_contract_cannot_express_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"attn_logit_softcapping 5.0.*--runtime openvino"):
         make(CASES["gemma2"], tmp_path)
@@ -222,6 +253,7 @@ def test_options_that_cannot_be_are_refused(llama: tuple[Any, Path], options: di
         ({"weights": "int4"}, "int4 weights are not built for onnxruntime; choose one of fp32, fp16, int8"),
         ({"kv_cache": "u8"}, "a KV cache in u8 is for openvino only; choose f32 or f16"),
         ({"length": 100}, "max length 100: it must be a multiple of 64"),
+        ({"runtime": "openvino", "stages": 2}, "2 stages: openvino engines have one"),
         ({"runtime": "onnx"}, "runtime onnx is not known; choose one of openvino, onnxruntime, tensorrt"),
     ],
 )

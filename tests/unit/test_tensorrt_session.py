@@ -16,11 +16,13 @@ from tiny_models import VOCABULARY, config, random_model
 from build_engines.language_architecture import Architecture
 from build_engines.language_contract import export
 from tandem.engines import EngineOptions, Row
+from tandem.engines.pipeline import PipelineSession
 from tandem.engines.slots import FEW_TOKENS, SPARE_POSITIONS, SlotEngine
-from tandem.engines.tensorrt import PLAN_FACTS, PLAN_FILE, TensorRtSession
+from tandem.engines.tensorrt import PLAN_FACTS, TensorRtSession
 from tandem.manifest import Manifest
 
 SLOTS_LENGTH = 256
+PLAN = "model.plan"
 ROWS, TOKENS = 6, 128
 PROFILES: Profiles = [
     {"B": ROWS, "m": FEW_TOKENS, "T": ROWS * FEW_TOKENS, "W": ROWS * FEW_TOKENS},
@@ -40,35 +42,35 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         length=SLOTS_LENGTH,
         fixed_length=True,
     )
-    (directory / PLAN_FILE).write_text(str(graph))
+    (directory / PLAN).write_text(str(graph))
     (directory / PLAN_FACTS).write_text(json.dumps({"compute_capability": "8.9"}))
     return model, directory
 
 
 def session(directory: Path, megabytes: int = 64, cuda: Cuda | None = None) -> TensorRtSession:
     cuda = cuda or Cuda()
-    return TensorRtSession(directory, megabytes, cuda.device, (tensorrt(PROFILES, cuda), cuda))
+    return TensorRtSession(directory / PLAN, megabytes, cuda.device, (tensorrt(PROFILES, cuda), cuda))
+
+
+TEXTS = ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key")
+MANIFEST = Manifest(
+    **dict.fromkeys(TEXTS, ""),
+    activations="f32",
+    kv_cache="f32",
+    dynamic_quantization_group=0,
+    runtime="tensorrt",
+    runtime_version="11.1.0.0",
+    vocab_size=VOCABULARY,
+    context_length=SLOTS_LENGTH,
+    bos_token_id=None,
+    eos_token_ids=(),
+    add_bos=False,
+    files={},
+)
 
 
 def engine(directory: Path, cuda: Cuda | None = None) -> SlotEngine:
-    texts = dict.fromkeys(
-        ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key"), ""
-    )
-    manifest = Manifest(
-        **texts,
-        activations="f32",
-        kv_cache="f32",
-        dynamic_quantization_group=0,
-        runtime="tensorrt",
-        runtime_version="11.1.0.0",
-        vocab_size=VOCABULARY,
-        context_length=SLOTS_LENGTH,
-        bos_token_id=None,
-        eos_token_ids=(),
-        add_bos=False,
-        files={},
-    )
-    return SlotEngine(session(directory, cuda=cuda), manifest, EngineOptions())
+    return SlotEngine(session(directory, cuda=cuda), MANIFEST, EngineOptions())
 
 
 def test_ragged_batch_in_chunks_equals_torch(llama: tuple[Any, Path]) -> None:
@@ -187,6 +189,25 @@ def test_recorded_runs_are_few(llama: tuple[Any, Path], monkeypatch: pytest.Monk
     assert 1 <= len(cuda.executable) <= 2
 
 
+def test_a_pipeline_of_two_devices_equals_torch(llama: tuple[Any, Path], tmp_path: Path) -> None:
+    model, _ = llama
+    architecture = Architecture(model, SLOTS_LENGTH + SPARE_POSITIONS)
+    (tmp_path / PLAN_FACTS).write_text(json.dumps({"compute_capability": "8.9"}))
+    stages = []
+    for number in range(2):
+        graph = export(
+            architecture, tmp_path, weights="fp32", length=SLOTS_LENGTH, fixed_length=True, stage=(number, 2)
+        )
+        plan = tmp_path / f"model.{number}.plan"
+        plan.write_text(str(graph))
+        cuda = Cuda()
+        cuda.device = number
+        stages.append(TensorRtSession(plan, 32, number, (tensorrt(PROFILES, cuda), cuda)))
+    target = SlotEngine(PipelineSession(stages), MANIFEST, EngineOptions())
+    assert distance_in_chunks(target, model) < EXACT
+    assert decoded(target, model, 6) < EXACT
+
+
 def test_slots_are_as_many_as_memory_holds_and_the_plan_takes_rows(llama: tuple[Any, Path]) -> None:
     assert session(llama[1], 64).slots == ROWS
     found = session(llama[1], 2)
@@ -210,7 +231,7 @@ def test_a_plan_for_another_gpu_is_refused(llama: tuple[Any, Path]) -> None:
 
 def test_a_plan_that_tensorrt_does_not_take_is_refused(llama: tuple[Any, Path], tmp_path: Path) -> None:
     (tmp_path / PLAN_FACTS).write_bytes((llama[1] / PLAN_FACTS).read_bytes())
-    (tmp_path / PLAN_FILE).write_text("damaged")
+    (tmp_path / PLAN).write_text("damaged")
     with pytest.raises(ValueError, match=r"TensorRT 11.1.0.0 does not take .*model.plan"):
         session(tmp_path)
 
