@@ -12,7 +12,7 @@ from pathlib import Path
 from build_engines import interrupt
 from build_engines.drafting import commands as drafting
 from build_engines.errors import BuildError
-from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, RUNTIMES, WEIGHTS, Recipe
+from build_engines.recipe import ACTIVATIONS, GROUP_SIZES, KV_CACHE, RUNTIMES, WEIGHTS, ZERO_POINTS, Recipe
 from build_engines.vision import commands as vision
 from tandem import tensorrt_library
 
@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
       fetch SmolLM2-135M-Instruct and build the engine that the server loads
   python -m build_engines default --weights fp32 --kv-cache f32 --output .cache/engines/fp32
       the same model in full precision, for comparison
-  python -m build_engines language Qwen/Qwen2.5-0.5B-Instruct --weights int4 --group-size 64
+  python -m build_engines language Qwen/Qwen2.5-0.5B-Instruct --weights int4
       a model from the Hugging Face hub
   python -m build_engines pair --target Qwen/Qwen2.5-1.5B-Instruct --draft Qwen/Qwen2.5-0.5B-Instruct
       a target and a smaller model of the same family that drafts for it
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--rounds", type=int, default=7, help="turns each engine gets in the speed part")
     gates = commands.add_parser(
         "precision-gates",
-        help="perplexity of the ONNX engines in fp32, fp16 and int8; fails if one is too far from fp32",
+        help="perplexity of the ONNX engines in fp32, fp16, int8 and int4; fails if one is too far from fp32",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     gates.add_argument("source", nargs="?", help="as for `language` (default: the default model)")
@@ -121,7 +121,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=WEIGHTS, default=DEFAULTS.weights, help="precision of the weights")
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULTS.group_size,
                         help="weights that share a scale, for int4")  # fmt: skip
-    parser.add_argument("--symmetric", action="store_true", help="int4 without zero points: less exact")
+    parser.add_argument("--zero-points", choices=ZERO_POINTS, default=DEFAULTS.zero_points,
+                        help="of int4 groups: float keeps a Q4_1 checkpoint as it is, others do not")  # fmt: skip
     parser.add_argument("--activations", choices=ACTIVATIONS, default=DEFAULTS.activations,
                         help="precision of the arithmetic, chosen at load (openvino only)")  # fmt: skip
     parser.add_argument("--kv-cache", choices=KV_CACHE, default=DEFAULTS.kv_cache,
@@ -204,7 +205,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     return Recipe(
         weights=arguments.weights,
         group_size=arguments.group_size,
-        symmetric=arguments.symmetric,
+        zero_points=arguments.zero_points,
         activations=arguments.activations,
         kv_cache=arguments.kv_cache,
         dynamic_quantization_group=arguments.dynamic_quantization_group,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engines.errors import BuildError
+from build_engines.int4_weights import compress_openvino
 from build_engines.progress import quiet, stage
 from build_engines.recipe import Recipe
 
@@ -97,6 +98,8 @@ def _compress(source: Path, target: Path, recipe: Recipe, softcap: float | None)
     if softcap is not None:
         # The traced attention has no cap; the engine puts it in where it finds this note.
         model.set_rt_info(str(softcap), ["tandem", "attention_softcap"])
+    if recipe.weights == "int4" and recipe.zero_points == "float":
+        compress_openvino(model, recipe.group_size)
     if recipe.weights in ("int8", "int4"):
         import nncf
 
@@ -107,7 +110,8 @@ def _compress(source: Path, target: Path, recipe: Recipe, softcap: float | None)
 
 def _compression(nncf: Any, recipe: Recipe) -> dict[str, Any]:
     """Arguments of `nncf.compress_weights`. Embedding and head keep 8 bits in every recipe."""
-    if recipe.weights == "int8":
+    if recipe.weights == "int8" or recipe.zero_points == "float":
         return {"mode": nncf.CompressWeightsMode.INT8_ASYM}
-    mode = nncf.CompressWeightsMode.INT4_SYM if recipe.symmetric else nncf.CompressWeightsMode.INT4_ASYM
+    modes = nncf.CompressWeightsMode
+    mode = modes.INT4_SYM if recipe.zero_points == "none" else modes.INT4_ASYM
     return {"mode": mode, "ratio": 1.0, "group_size": recipe.group_size, "all_layers": False}

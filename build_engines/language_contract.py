@@ -26,7 +26,9 @@ behind every position that is seen, until it is overwritten.
 The nodes are those of ONNX opset 24 that both runtimes take: TensorScatter (linear) for the cache, Attention with a
 boolean mask and grouped heads, RotaryEmbedding, RMSNormalization. `visible` is a Slice between cache and attention,
 without which ONNX Runtime would read all of a slot for every token; TensorRT wants S fixed there and stops by the mask.
-int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel.
+int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel. int4 weights are such nodes with a
+scale for each group of inputs, and 8 is taken off the codes to make them symmetric. What is missing then, the inputs'
+sums by group with what a code of 8 stands for, is a product of its own. The LM head has int8 weights in that case.
 
 A graph may be a stage of a pipeline, which has some of the layers. All but the first have the hidden states [T, hidden]
 as input `received` in place of `tokens`, all but the last as output `passed` in place of logits and features.
@@ -42,6 +44,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from build_engines.errors import BuildError
+from build_engines.int4_weights import quantize
 from build_engines.language_architecture import Architecture
 from build_engines.language_graph import Graph
 from tandem.engines.onnxruntime import MODEL_FILE
@@ -49,6 +52,7 @@ from tandem.engines.session import GRAPH, MAX_STAGES
 from tandem.engines.slots import SPARE_POSITIONS
 
 _INT8_MAX = 127
+_INT4_ZERO = 8
 
 
 def export(
@@ -60,13 +64,15 @@ def export(
     kv_cache: str = "f32",
     fixed_length: bool = False,
     stage: tuple[int, int] = (0, 1),
+    group_size: int = 32,
 ) -> Path:
     """Write model.onnx and its weights to `directory`, or for a stage of a pipeline model.<its number>.onnx.
 
     Args:
         architecture: the model.
         directory: exists.
-        weights: fp32, fp16 or int8 (activations in fp32), or int8-fp16 (in fp16).
+        weights: fp32, fp16, int8 or int4 (activations in fp32), or int8-fp16 or int4-fp16 (in fp16).
+        group_size: inputs that share a scale, for int4.
         length: tokens of the longest text; a slot has `SPARE_POSITIONS` more.
         kv_cache: f32 or f16; with activations in fp16 always f16.
         fixed_length: without `visible`, as TensorRT wants it.
@@ -82,18 +88,28 @@ def export(
     first, end = (len(architecture.layers) * border // stages for border in (number, number + 1))
     path = directory / (MODEL_FILE if stages == 1 else f"{GRAPH}.{number}.onnx")
     layers = range(first, end)
-    return _Export(architecture, path, weights, length + SPARE_POSITIONS, kv_cache, fixed_length, layers).run()
+    run = _Export(architecture, path, weights, length + SPARE_POSITIONS, kv_cache, fixed_length, layers, group_size)
+    return run.run()
 
 
 class _Export:
     def __init__(
-        self, model: Architecture, path: Path, weights: str, positions: int, kv_cache: str, fixed: bool, layers: range
+        self,
+        model: Architecture,
+        path: Path,
+        weights: str,
+        positions: int,
+        kv_cache: str,
+        fixed: bool,
+        layers: range,
+        group: int,
     ) -> None:
         self._model = model
         self._layers = layers
         self._positions = positions
         self._fixed = fixed
-        self._is_int8 = weights.startswith("int8")
+        self._bits = weights.removesuffix("-fp16")
+        self._group = group
         self._dtype = np.float16 if weights.endswith("fp16") else np.float32
         self._cache_shape: list[int | str] = ["B", model.kv_heads, positions, model.head_dim]
         self._type = TensorProto.FLOAT16 if weights.endswith("fp16") else TensorProto.FLOAT
@@ -236,8 +252,25 @@ class _Export:
         self, value: str, name: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None = None
     ) -> str:
         graph = self._graph
-        result = graph.add("MatMul", value, self._int8(name, weight) if self._is_int8 else self._constant(name, weight))
+        if self._bits == "int4" and name != "lm_head" and len(weight) % self._group == 0:
+            result = self._int4(value, name, weight)
+        elif self._bits.startswith("int"):
+            result = graph.add("MatMul", value, self._int8(name, weight))
+        else:
+            result = graph.add("MatMul", value, self._constant(name, weight))
         return result if bias is None else graph.add("Add", result, self._constant(f"{name}.bias", bias))
+
+    def _int4(self, value: str, name: str, weight: npt.NDArray[np.float32]) -> str:
+        """The product with a weight [in, out] whose groups have a scale and a minimum."""
+        graph, groups = self._graph, len(weight) // self._group
+        codes, scale, minimum = quantize(weight.T, self._group)
+        stored = graph.int4(name, codes.reshape(weight.shape[::-1]).T.astype(np.int8) - _INT4_ZERO)
+        scales = self._constant(f"{name}.scale", scale[:, :, 0].T)
+        dequantized = graph.add("DequantizeLinear", stored, scales, axis=0, block_size=self._group)
+        by_group = graph.add("Reshape", value, graph.integers(-1, groups, self._group))
+        sums = graph.add("ReduceSum", by_group, graph.integers(-1), keepdims=0)
+        middle = self._constant(f"{name}.middle", (minimum + _INT4_ZERO * scale)[:, :, 0].T)
+        return graph.add("Add", graph.add("MatMul", value, dequantized), graph.add("MatMul", sums, middle))
 
     def _int8(self, name: str, weight: npt.NDArray[np.float32]) -> str:
         """Symmetric, one scale per output channel."""

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, checker, helper, save
 
+from build_engines.int4_weights import packed
+
 OPSET = 24  # the first with TensorScatter
 IR_VERSION = 11
 _ALIGNMENT = 4096  # of weights in their file, so that it can be mapped into memory
@@ -55,6 +57,14 @@ class Graph:
                 tensor.raw_data = value.tobytes()
             else:
                 self._store(tensor, value)
+            self._constants[name] = tensor
+        return name
+
+    def int4(self, name: str, value: npt.NDArray[np.int8]) -> str:
+        """A weight of numbers from -8 to 7, two to a byte."""
+        if name not in self._constants:
+            tensor = TensorProto(name=name, dims=value.shape, data_type=TensorProto.INT4)
+            self._store(tensor, packed(np.bitwise_and(np.ascontiguousarray(value).view(np.uint8), 15, dtype=np.uint8)))
             self._constants[name] = tensor
         return name
 

@@ -22,8 +22,8 @@ def export_onnx(checkpoint: Path, output: Path, recipe: Recipe) -> None:
     with stage("loading the checkpoint"), quiet():
         architecture = Architecture(load_model(checkpoint, recipe), recipe.length + SPARE_POSITIONS)
     with stage(f"writing the ONNX graph with {recipe.weights_label} weights"), quiet():
-        in_half = recipe.runtime == "tensorrt" and recipe.weights == "int8"
-        weights = "int8-fp16" if in_half else recipe.weights
+        in_half = recipe.runtime == "tensorrt" and recipe.weights.startswith("int")
+        weights = f"{recipe.weights}-fp16" if in_half else recipe.weights
         for number in range(recipe.stages):
             export(
                 architecture,
@@ -33,4 +33,5 @@ def export_onnx(checkpoint: Path, output: Path, recipe: Recipe) -> None:
                 kv_cache=recipe.kv_cache,
                 fixed_length=recipe.runtime == "tensorrt",
                 stage=(number, recipe.stages),
+                group_size=recipe.group_size,
             )

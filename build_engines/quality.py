@@ -35,9 +35,9 @@ CANDIDATES = (
     Recipe("int8", kv_cache="f16", dynamic_quantization_group=64),
     Recipe("int8", kv_cache="u8", dynamic_quantization_group=64),
     Recipe("int8", activations="bf16", kv_cache="bf16", dynamic_quantization_group=64),
-    Recipe("int4", group_size=64, symmetric=True, kv_cache="f16", dynamic_quantization_group=64),
-    Recipe("int4", group_size=64, kv_cache="f16", dynamic_quantization_group=64),
-    Recipe("int4", group_size=32, kv_cache="f16", dynamic_quantization_group=32),
+    Recipe("int4", group_size=64, zero_points="none", kv_cache="f16", dynamic_quantization_group=64),
+    Recipe("int4", group_size=32, zero_points="integer", kv_cache="f16", dynamic_quantization_group=32),
+    Recipe("int4", group_size=32, kv_cache="f16", dynamic_quantization_group=0),
 )
 LIMIT = 0.01  # how much perplexity may rise over the reference
 STREAMS = (1, 8, 16)

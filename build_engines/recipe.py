@@ -11,13 +11,15 @@ from build_engines.errors import BuildError
 
 RUNTIMES = {  # and the precisions of weights that each is built with
     "openvino": ("fp32", "bf16", "int8", "int4"),
-    "onnxruntime": ("fp32", "fp16", "int8"),
-    "tensorrt": ("fp16", "int8"),
+    "onnxruntime": ("fp32", "fp16", "int8", "int4"),
+    "tensorrt": ("fp16", "int8", "int4"),
 }
 WEIGHTS = ("fp32", "fp16", "bf16", "int8", "int4")
 ACTIVATIONS = ("f32", "bf16")
 KV_CACHE = ("f32", "f16", "bf16", "u8")
 GROUP_SIZES = (32, 64, 128)
+# Of int4 weights: a number for each group, which says the group's minimum; a code like those of the weights; or none.
+ZERO_POINTS = {"float": "min", "integer": "asym", "none": "sym"}
 
 # Raise it when a change of this package changes the engines it writes.
 BUILDER_VERSION = 1
@@ -32,10 +34,10 @@ class Recipe:
     """Precision of an engine: `weights` shape the files, the rest is what the runtime is told at load."""
 
     weights: str = "int8"
-    group_size: int = 64
+    group_size: int = 32
     """Weights that share one scale, for int4."""
-    symmetric: bool = False
-    """int4 without zero points: smaller and faster, less exact."""
+    zero_points: str = "float"
+    """Of int4 weights, one of `ZERO_POINTS`: see build_engines.int4_weights."""
     activations: str = "f32"
     kv_cache: str = "f16"
     dynamic_quantization_group: int = 64
@@ -66,6 +68,10 @@ class Recipe:
             raise BuildError(f"a KV cache in {self.kv_cache} is for openvino only; choose f32 or f16")
         if self.kv_cache == "bf16" and self.activations != "bf16":
             raise BuildError("a bf16 KV cache needs bf16 activations: the CPU runtime refuses it with f32")
+        if self.zero_points not in ZERO_POINTS:
+            raise BuildError(f"zero points {self.zero_points}: choose one of {', '.join(ZERO_POINTS)}")
+        if self.is_onnx and self.weights == "int4" and self.zero_points != "float":
+            raise BuildError(f"{self.zero_points} zero points are for openvino only; choose float")
         if self.group_size not in GROUP_SIZES:
             raise BuildError(f"group size {self.group_size}: choose one of {', '.join(map(str, GROUP_SIZES))}")
         if self.stages != 1 and not self.is_onnx:
@@ -83,7 +89,7 @@ class Recipe:
         """Name of the weight format, for example `int8` or `int4-asym-g64`."""
         if self.weights != "int4":
             return self.weights
-        return f"int4-{'sym' if self.symmetric else 'asym'}-g{self.group_size}"
+        return f"int4-{ZERO_POINTS[self.zero_points]}-g{self.group_size}"
 
     def build_key(self, source_sha256: str) -> str:
         """Hash over everything that the engine's files depend on; run-time settings are not among them."""

@@ -34,7 +34,7 @@ def graph(directory: Path, case: Case = CASES["llama"], **options: Any) -> Path:
     return export(architecture, directory, **({"weights": "fp16", "length": LENGTH, "fixed_length": True} | options))
 
 
-@pytest.mark.parametrize("weights", ["fp16", "int8-fp16"])
+@pytest.mark.parametrize("weights", ["fp16", "int8-fp16", "int4-fp16"])
 def test_the_graph_compiles(tmp_path: Path, weights: str) -> None:
     sizes = compile_check.compile_check(graph(tmp_path, weights=weights), ALL)
     assert sizes.keys() == set(ALL)

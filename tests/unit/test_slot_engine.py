@@ -164,7 +164,7 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
 def test_logits_do_not_depend_on_the_step_bit_for_bit(weights: str, tmp_path: Path) -> None:
     """Alone, in a batch, with drafts, and with the prompt in other chunks."""
     directory = make(CASES["qwen3"], tmp_path, Recipe(weights, runtime="onnxruntime", length=SLOTS_LENGTH))[1]
@@ -250,7 +250,8 @@ def test_options_that_cannot_be_are_refused(llama: tuple[Any, Path], options: di
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"weights": "int4"}, "int4 weights are not built for onnxruntime; choose one of fp32, fp16, int8"),
+        ({"weights": "bf16"}, "bf16 weights are not built for onnxruntime; choose one of fp32, fp16, int8, int4"),
+        ({"weights": "int4", "zero_points": "none"}, "none zero points are for openvino only; choose float"),
         ({"kv_cache": "u8"}, "a KV cache in u8 is for openvino only; choose f32 or f16"),
         ({"length": 100}, "max length 100: it must be a multiple of 64"),
         ({"runtime": "openvino", "stages": 2}, "2 stages: openvino engines have one"),
