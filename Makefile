@@ -131,6 +131,7 @@ test-load: engine ## every panel of the dashboard under load, from a real Promet
 bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO
 	@$(PY) -m build_engines precision-gates
 	@$(PY) -m build_engines default --runtime onnxruntime --output .cache/engines/onnxruntime
+	@$(PY) -m build_engines default --runtime onnxruntime --weights int4 --output .cache/engines/onnxruntime-int4
 	@$(PY) -m benchmarks.engines
 
 test-compile: setup ## the classifiers' graphs for TensorRT compile for three GPU architectures, here without one
