@@ -41,6 +41,9 @@ MODEL_PRIORS = (0.15, 0.25, 0.35, 0.4, 0.5, 0.55, 0.65, 0.7, 0.8, 0.9, 0.95)
 MODEL_PRIOR = 0.5  # over all confidences
 # Whether k comes from what was measured, or is what the request allows: for trying drafters, whatever they cost.
 CONTROLS = ("measured", "always")
+# Every so many passes with drafts there are a few more or fewer than pay, so that the cost of those widths stays known:
+# one that is taken for dear is never used, and then nothing corrects that.
+EXPLORE_EVERY = 50
 EXTRA_DEPTH = 2  # a model may draft this much deeper than pays on average, because some runs are better than that
 
 
@@ -137,6 +140,7 @@ class Speculation:
         self.model_rates = ServerRates(MODEL_PRIORS * 2)
         self.model_means = ServerRates((MODEL_PRIOR,) * 2)
         self._model_share = 0.1  # seconds per draft of a step's batch, in steps of one token
+        self._passes = 0  # with drafts
 
     @property
     def is_remote(self) -> bool:
@@ -155,9 +159,12 @@ class Speculation:
             width: tokens in the pass without drafts.
         """
         candidates = [c for p in proposals if p.limit > 0 and (c := self._candidate(p)) is not None]
-        counts = self._allocate(candidates, width, self._model_share)
-        if self._draft(candidates, counts, width):
-            counts = self._allocate(candidates, width, 0.0)
+        rounds, place = divmod(self._passes, EXPLORE_EVERY)
+        detour = (1, -1)[rounds % 2] if place == EXPLORE_EVERY - 1 else 0
+        counts = self._allocate(candidates, width, self._model_share, detour)
+        if self._draft(candidates, counts, width, in_full=detour > 0):
+            counts = self._allocate(candidates, width, 0.0, detour)
+        self._passes += any(counts)
         for candidate, count in zip(candidates, counts, strict=True):
             proposal, match = candidate.proposal, candidate.match
             if not count:
@@ -215,13 +222,14 @@ class Speculation:
         shared = self._shared.find(state.opened.salt, state.index.tokens) if self._shared else None
         return shared if shared and (own is None or shared.length > own.length) else own
 
-    def _draft(self, candidates: Sequence[_Candidate], counts: Sequence[int], width: int) -> bool:
-        """Let the model draft where it is to; its candidates then hold what each draft is worth."""
+    def _draft(self, candidates: Sequence[_Candidate], counts: Sequence[int], width: int, in_full: bool) -> bool:
+        """Let the model draft where it is to, `in_full` even where it does not pay; then its candidates hold what each
+        draft is worth."""
         asked = [(c, count) for c, count in zip(candidates, counts, strict=True) if c.match is None and count]
         if not asked or self.model is None:
             return False
         depths = [min(count + EXTRA_DEPTH, c.proposal.limit) for c, count in asked]
-        goes_on = None if self._always else self._goes_on(width)
+        goes_on = None if self._always or in_full else self._goes_on(width)
         started = time.perf_counter()
         drafted = self.model.propose([c.proposal.state for c, _ in asked], depths, goes_on)
         deepest = max(1, *(len(drafts.tokens) for drafts in drafted))
@@ -264,8 +272,12 @@ class Speculation:
             state.model.forget()
             self.model_means.rates[state.is_sampled].forget()
 
-    def _allocate(self, candidates: Sequence[_Candidate], width: int, model_share: float) -> list[int]:
-        """How many drafts each candidate gets; each further place that a model drafts costs `model_share` steps."""
+    def _allocate(self, candidates: Sequence[_Candidate], width: int, model_share: float, detour: int = 0) -> list[int]:
+        """How many drafts each candidate gets; each further place that a model drafts costs `model_share` steps.
+
+        If any are worth it, they are so many that the step has the next width above the best one for a `detour` of 1,
+        and below for -1, where there is one.
+        """
         if self._always:
             return [len(candidate.rates) for candidate in candidates]
         counts = [0] * len(candidates)
@@ -274,21 +286,22 @@ class Speculation:
             for index, candidate in enumerate(candidates)
             for place, worth in enumerate(accumulate(candidate.rates, mul), 1)
         )
-        step, best, taken = (
-            self.cost(width),
-            width / self.cost.expected(width, width) * (1 + MIN_GAIN),
-            0,
-        )
+        step, best, chosen = self.cost(width), width / self.cost.expected(width, width) * (1 + MIN_GAIN), -1
         tokens, deepest, done = float(width), 0, 0
+        sizes: list[int] = []  # drafts in a step of each of the widths
         for wide in self.cost.wider(width, width + len(order)):
             for negative, place, index in order[done : wide - width]:
                 tokens -= negative
                 if candidates[index].match is None:
                     deepest = max(deepest, place)
             done = min(len(order), wide - width)
+            sizes.append(done)
             rate = tokens / (self.cost.expected(wide, width) + deepest * model_share * step)
             if rate > best:
-                best, taken = rate, done
+                best, chosen = rate, len(sizes) - 1
+        taken = 0
+        if chosen >= 0:
+            taken = sizes[chosen + detour if 0 <= chosen + detour < len(sizes) else chosen]
         for _, _, index in order[:taken]:
             counts[index] += 1
         return counts

@@ -13,8 +13,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 WIDTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
-LEARNING = 0.02  # how far one observation moves the curve at its width
-DRIFT = 0.1  # how far it moves the whole curve: a shared machine is faster in one minute than in the next
+DRIFT = 0.1  # how far one observation moves the whole curve: a shared machine is faster in one minute than in the next
+LEARNING = 0.1  # how far the first one of a width, after steps of another, moves the curve there and nowhere else
+CHANGE_LEARNING = 0.02  # how far one observation moves the cost of changing the width
 # Steps over which the cost of a new width is spread, for one sequence. The more there are, the more what is drafted
 # varies from step to step, and the sooner the width changes again.
 PATIENCE = 4
@@ -24,8 +25,9 @@ REPEATS = 4  # steps of one width in a row while profiling; the first pays for t
 class StepCost:
     """A curve through measured points, linear between and beyond them, and the cost of changing the width.
 
-    Its height follows the machine quickly, its shape slowly: decisions depend on ratios only, and while one width runs
-    nothing is seen of the others.
+    Decisions depend on ratios only, and while one width runs nothing is seen of the others: whether it or the machine
+    is slower than was thought cannot be told, so the whole curve moves. The first step of another width tells: what
+    it differs by from what was expected, with the height just seen, is the shape's error.
     """
 
     def __init__(self, widths: Sequence[int], seconds: Sequence[float], change: float = 0.0, ready: int = 0) -> None:
@@ -43,6 +45,7 @@ class StepCost:
         self._scale = 1.0
         self._change = change
         self._last = 0
+        self._is_new = False  # nothing of this width was seen yet since it changed
 
     def __call__(self, width: int) -> float:
         """Seconds of a step of `width` tokens among others like it."""
@@ -67,13 +70,18 @@ class StepCost:
     def observe(self, width: int, seconds: float) -> None:
         """A step of `width` tokens took `seconds`. Single outliers, as on a shared machine, move little."""
         shape = self._shape_of(width)
-        changes, self._last = self._changes(shape), shape
+        changes = self._changes(shape)
+        self._is_new = self._is_new or shape != self._last
+        self._last = shape
         if changes:
             extra = min(2.0, max(0.0, seconds / self(width) - 1)) * self(width) / self._scale
-            self._change += LEARNING * (extra - self._change)
+            self._change += CHANGE_LEARNING * (extra - self._change)
             return
         ratio = min(2.0, max(0.5, seconds / self(width)))
-        self._scale *= ratio**DRIFT
+        if not self._is_new:
+            self._scale *= ratio**DRIFT
+            return
+        self._is_new = False
         index, share = self._place(width)
         for point, weight in ((index, 1 - share), (index + 1, share)):
             if weight > 0:

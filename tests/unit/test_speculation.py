@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from table_engine import TableEngine, table_logits
 
 from tandem import executor as executor_module
+from tandem import speculation as speculation_module
 from tandem.decoding import DecodingLoop
 from tandem.executor import Executor
 from tandem.metrics import Metrics
@@ -266,6 +268,60 @@ def drafted(speculation: Speculation, states: Sequence[DraftState], width: int |
     proposals = [Proposal(state, state.opened.max_drafts) for state in states]
     speculation.propose(proposals, width or len(states))
     return proposals
+
+
+class Coin:
+    """A model whose drafts are right now and then; it heeds `goes_on`, as the recurrent head does."""
+
+    wants_features = False
+    is_remote = False
+
+    def propose(
+        self, states: Sequence[DraftState], counts: Sequence[int], goes_on: GoesOn | None = None
+    ) -> list[Drafts]:
+        drafts = []
+        for state, count in zip(states, counts, strict=True):
+            sure = [0.35]
+            while len(sure) < count and (goes_on is None or goes_on(state, sure)):
+                sure.append(0.35)
+            drafts.append(Drafts([7] * len(sure), sure))
+        return drafts
+
+    def close(self, state: DraftState) -> None: ...
+
+
+def passes(profiled: Sequence[float], real: Sequence[float], explore_every: int, count: int = 3000) -> list[int]:
+    """Drafts of each pass of one sequence, where steps of 2, 4, 6 tokens take `real` and were profiled otherwise."""
+    rng, widths = random.Random(1), [2, 4, 6]
+    speculation = Speculation(StepCost(widths, profiled, ready=6), Coin())
+    speculation._model_share = 0.08
+    state, found = state_of("draft", [1, 2], max_drafts=5), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speculation_module, "EXPLORE_EVERY", explore_every)
+        for _ in range(count):
+            (proposal,) = drafted(speculation, [state])
+            drafts = len(proposal.tokens)
+            accepted = next((place for place in range(drafts) if rng.random() > 0.39), drafts)
+            speculation.observe(proposal, accepted)
+            speculation._model_share = 0.08  # not what this test takes
+            wide = next(index for index, width in enumerate(widths) if width > drafts)
+            speculation.cost.observe(1 + drafts, real[wide] * rng.uniform(0.95, 1.1))
+            found.append(drafts)
+    return found
+
+
+def test_a_width_that_was_profiled_as_too_dear_is_found_out() -> None:
+    """A noisy machine at load: two tokens seemed to cost as much as four. One draft is best, and three are used."""
+    found = passes([1.31, 1.31, 1.9], [1.0, 1.31, 1.9], explore_every=50)
+    assert found[:20].count(1) == 0
+    assert found[-500:].count(1) > 450
+    trapped = passes([1.31, 1.31, 1.9], [1.0, 1.31, 1.9], explore_every=10**6)
+    assert trapped[-500:].count(1) < 50, "the control: nothing corrects it"
+
+
+def test_detours_cost_little_where_the_profile_is_right() -> None:
+    found = passes([1.0, 1.31, 1.9], [1.0, 1.31, 1.9], explore_every=50)
+    assert found.count(1) > 0.95 * len(found)
 
 
 def test_without_a_match_nothing_is_proposed() -> None:

@@ -37,6 +37,18 @@ def test_the_shape_is_learned_where_widths_alternate() -> None:
     assert cost(8) / cost(2) == pytest.approx(4, rel=0.1)
 
 
+def test_one_width_alone_does_not_move_the_shape() -> None:
+    """Nor hide its error: what then comes of another width corrects it."""
+    cost = StepCost([2, 4, 8], [12.0, 12.0, 20.0], ready=8)
+    observe(cost, 4, 24.0, times=500)
+    assert cost(4) == pytest.approx(24, rel=0.01)
+    assert cost(4) / cost(2) == pytest.approx(1, rel=0.1)
+    for _ in range(40):
+        cost.observe(2, 16.0)
+        observe(cost, 4, 24.0, times=50)
+    assert cost(4) / cost(2) == pytest.approx(1.5, rel=0.03)
+
+
 def test_the_first_step_of_a_width_tells_of_the_change_only() -> None:
     cost = StepCost([2, 4], [10.0, 12.0], change=1.0)
     for _ in range(400):
