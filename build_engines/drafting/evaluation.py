@@ -89,7 +89,7 @@ def _summary(matched: npt.NDArray[np.int64], answers: Answers, coverage: float) 
     rates = []
     for position in range(DEPTH):
         tried = (room > position) & (matched >= position)
-        rates.append(float((matched[tried] > position).mean()))
+        rates.append(float((matched[tried] > position).sum() / max(1, tried.sum())))
     lengths = [_per_cycle(matched, answers.starts, depth) for depth in range(1, DEPTH + 1)]
     return Acceptance(rates, lengths, coverage, len(matched))
 
