@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -26,11 +27,21 @@ from launcher.server import Options, TritonServer
 PAGE = PROJECT / "docs" / "speculation.md"
 STREAMS = (1, 4, 8, 16, 32)
 WARM_UP = 2  # requests per way, not counted
+# Of a turn, so that A and B alternate every half minute: the machine is faster in one minute than in the next. At the
+# end of a turn some streams have nothing to do, which must not count for much.
+TURN, TURN_PER_STREAM = 10, 4
 
 
 def default_count(streams: int) -> int:
     """Requests that take a 2-core machine about as long at any number of streams, and keep the streams busy."""
     return 4 + 2 * streams
+
+
+def turns(requests: Sequence[Job], streams: int) -> list[Sequence[Job]]:
+    """The requests in portions of about the same size: see `TURN`."""
+    count = max(1, len(requests) // max(TURN, TURN_PER_STREAM * streams))
+    borders = [len(requests) * number // count for number in range(count + 1)]
+    return [requests[start:end] for start, end in pairwise(borders)]
 
 
 class Bench:
@@ -47,11 +58,11 @@ class Bench:
             self._run(requests[:WARM_UP], 1, drafter)
 
     def measure(self, cell: Cell, requests: Sequence[Job]) -> None:
-        """One more round of A and B."""
+        """One more turn of A and B."""
         answers, runs = zip(*(self._run(requests, cell.streams, d) for d in ("none", self._drafter)), strict=True)
-        cell.rounds.append((runs[0], runs[1]))
+        cell.turns.append((runs[0], runs[1]))
         if (found := difference(*answers)) is not None:
-            cell.differences.append(f"round {len(cell.rounds)}: {found}")
+            cell.differences.append(f"turn {len(cell.turns)}: {found}")
 
     def _run(self, requests: Sequence[Job], streams: int, drafter: str) -> tuple[Answers, Run]:
         self._runs += 1
@@ -66,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speculation", description=__doc__)
     parser.add_argument("--workloads", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="numbers of concurrent streams")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of A and B")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each request is sent, per way")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--prompts", type=int, help="requests of a run; default: 4, and 2 for each stream")
     size.add_argument("--full", action="store_true", help="all requests that a workload has, if that is more")
@@ -92,7 +103,7 @@ def main() -> int:
     text = ""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("bare engine", total=len(work) * arguments.rounds)
+        task = progress.add_task("bare engine", total=sum(len(requests) for _, requests in work) * arguments.rounds)
         times = step_times(arguments.engine)
         progress.update(task, description="server")
         options = Options(env={"TANDEM_TARGET_ENGINE": str(arguments.engine.resolve())})
@@ -101,9 +112,9 @@ def main() -> int:
             bench.warm_up(work[0][1])
             for cell, requests in work:
                 progress.update(task, description=f"{cell.workload}, {cell.streams} streams")
-                for _ in range(arguments.rounds):
-                    bench.measure(cell, requests)
-                    progress.advance(task)
+                for portion in turns(requests, cell.streams) * arguments.rounds:
+                    bench.measure(cell, portion)
+                    progress.advance(task, len(portion))
                 done.append(cell)
                 # After every cell: what was measured so far outlives an interruption.
                 text = page(done, arguments.drafter, times, made)

@@ -17,7 +17,7 @@ TIMED_STREAMS = (1, 16)  # cells whose time is broken down, where they were meas
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All requests of a cell, once, with one drafter."""
+    """Some or all requests of a cell, once, with one drafter."""
 
     seconds: float
     tokens: int
@@ -35,15 +35,15 @@ class Cell:
     workload: str
     streams: int
     requests: int
-    rounds: list[tuple[Run, Run]] = field(default_factory=list)
+    turns: list[tuple[Run, Run]] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
     def speed_ups(self) -> list[float]:
-        return [plain.seconds / drafted.seconds for plain, drafted in self.rounds]
+        return [plain.seconds / drafted.seconds for plain, drafted in self.turns]
 
     def total(self, way: int) -> Run:
-        """All rounds of one way together."""
-        runs = [pair[way] for pair in self.rounds]
+        """All turns of one way together."""
+        runs = [pair[way] for pair in self.turns]
         counters = sum((run.counters for run in runs), Counters())
         return Run(sum(run.seconds for run in runs), sum(run.tokens for run in runs), counters)
 
@@ -72,7 +72,7 @@ def speed_table(cells: Sequence[Cell], drafter: str, times: StepTimes) -> str:
     ]  # fmt: skip
     rows = []
     for cell in cells:
-        rates = [with_range((pair[way].rate for pair in cell.rounds), 1) for way in (0, 1)]
+        rates = [with_range((pair[way].rate for pair in cell.turns), 1) for way in (0, 1)]
         plain, drafted = cell.total(0).counters, cell.total(1).counters
         expected = plain.steps * steady(round(plain.width)) / (drafted.steps * changed(round(drafted.width)))
         row = [cell.workload, str(cell.streams), str(cell.requests), *rates, with_range(cell.speed_ups(), 2)]
@@ -103,7 +103,7 @@ def place_table(cells: Sequence[Cell]) -> str:
 
 
 def time_table(cells: Sequence[Cell], drafter: str) -> str:
-    """Seconds of a run by what they were spent on."""
+    """Seconds of a turn by what they were spent on."""
     head = [
         "workload", "streams", "drafter", "steps", "rows", "width",
         "seconds", "propose", "forward", "sampling", "rest", "share of rest", "rest per step, ms",
@@ -112,13 +112,13 @@ def time_table(cells: Sequence[Cell], drafter: str) -> str:
     rows = []
     for cell in timed:
         for way, name in enumerate(("none", drafter)):
-            run, rounds = cell.total(way), len(cell.rounds)
+            run, turns = cell.total(way), len(cell.turns)
             found = run.counters
             inside = (found.propose_s, found.forward_s, found.sampling_s)
             rest = run.seconds - sum(inside)
-            row = [cell.workload, str(cell.streams), name, f"{found.steps / rounds:.0f}"]
+            row = [cell.workload, str(cell.streams), name, f"{found.steps / turns:.0f}"]
             row += [f"{found.rows / found.steps:.1f}", f"{found.width:.1f}"]
-            row += [f"{seconds / rounds:.2f}" for seconds in (run.seconds, *inside, rest)]
+            row += [f"{seconds / turns:.2f}" for seconds in (run.seconds, *inside, rest)]
             rows.append([*row, f"{rest / run.seconds:.1%}", f"{rest * 1e3 / found.steps:.2f}"])
     return table(head, rows)
 
@@ -144,7 +144,7 @@ def cost_of(times: Mapping[int, Sequence[float]]) -> StepCost:
 def page(cells: Sequence[Cell], drafter: str, times: StepTimes, made: str) -> str:
     """The whole page; `made` tells by which command, when and on what machine."""
     differences = [f"{cell.workload}, {cell.streams} streams, {text}" for cell in cells for text in cell.differences]
-    same = "Every request got the same token ids without and with drafters, in every round."
+    same = "Every request got the same token ids without and with drafters, in every turn."
     if differences:
         same = "**Token ids differ**, which must not be:\n\n" + "\n".join(f"* {text}" for text in differences)
     return f"""# Speculation: speed-up
@@ -156,10 +156,11 @@ def page(cells: Sequence[Cell], drafter: str, times: StepTimes, made: str) -> st
 ## Speed-up
 
 Closed loop through gRPC: as many clients as streams take requests from a queue until all are answered, prefill
-included, first without drafters and then with them, in turns. Median (smallest–largest) over the rounds; the speed-up
-is that of the two runs of a round. `mt-bench`: first turns, at most 128 tokens, greedy, and at temperature 0.8 with
-fixed seeds. `copying`: `benchmarks/copying.json`, tasks whose answer repeats much of the prompt, chosen so that the
-default model really does repeat it, at most 160 tokens, greedy. `mixed`: both in turns, greedy and sampled.
+included. In turns, each with a portion of the requests, first without drafters and then with them. Median
+(smallest–largest) over the turns; the speed-up is that of the two runs of a turn. `mt-bench`: first turns, at most 128
+tokens, greedy, and at temperature 0.8 with fixed seeds. `copying`: `benchmarks/copying.json`, tasks whose answer
+repeats much of the prompt, chosen so that the default model really does repeat it, at most 160 tokens, greedy. `mixed`:
+both in turns, greedy and sampled.
 
 Tokens per step: of a sequence, in a step that chooses for it. By T(width): the speed-up if there were nothing but
 steps of the mean width, at the cost measured below (with drafters that after another width); what is missing is
@@ -169,7 +170,7 @@ prefill, which drafts do not shorten, drafting and what the server adds.
 
 ## Drafts
 
-Sums over the rounds. Below: the share of drafts accepted by their place in the run; a draft behind a rejected one
+Sums over the turns. Below: the share of drafts accepted by their place in the run; a draft behind a rejected one
 counts as rejected. Long runs are drafted only where much is expected of them.
 
 {draft_table(cells)}
@@ -178,7 +179,7 @@ counts as rejected. Long runs are drafted only where much is expected of them.
 
 ## Where the time goes
 
-Seconds of one run, mean over the rounds. Rest is wall time less propose, forward and sampling, which the executor
+Seconds of one turn, mean over all. Rest is wall time less propose, forward and sampling, which the executor
 counts: the coordinator, the call between the processes, text, sending, clients. Rows: sequences in a step. Width: rows
 and drafts.
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import workloads
 from benchmarks.closed_loop import Answers, answer_all, difference
 from benchmarks.counters import Counters
+from benchmarks.speculation import turns
 from benchmarks.speculation_report import (
     Cell,
     Run,
@@ -66,15 +67,26 @@ def cell(workload: str = "copying", streams: int = 1) -> Cell:
         steps=50, rows=50, target=50, suffix=50, forward_s=0.6, runs=50,
         verified=(50.0,) * 3 + (0.0,) * 13, accepted=(30.0, 20.0, 0.0) + (0.0,) * 13,
     )  # fmt: skip
-    rounds = [(Run(2.0, 100, plain), Run(1.0, 100, drafted)), (Run(3.0, 100, plain), Run(1.0, 100, drafted))]
-    return Cell(workload, streams, 7, rounds)
+    turns = [(Run(2.0, 100, plain), Run(1.0, 100, drafted)), (Run(3.0, 100, plain), Run(1.0, 100, drafted))]
+    return Cell(workload, streams, 7, turns)
 
 
 def cells_of(markdown: str, row: int = 2) -> list[str]:
     return [text.strip() for text in markdown.splitlines()[row].strip("|").split("|")]
 
 
-def test_speed_up_is_of_the_runs_of_a_round():
+@pytest.mark.parametrize(
+    ("requests", "streams", "sizes"),
+    [(80, 1, [10] * 8), (25, 1, [12, 13]), (6, 1, [6]), (80, 8, [40, 40]), (80, 32, [80]), (68, 32, [68])],
+)
+def test_every_request_has_its_turn(requests, streams, sizes):
+    jobs = workloads.jobs("copying", requests)
+    portions = turns(jobs, streams)
+    assert [len(portion) for portion in portions] == sizes
+    assert [job for portion in portions for job in portion] == jobs
+
+
+def test_speed_up_is_of_the_runs_of_a_turn():
     row = cells_of(speed_table([cell()], "auto", TIMES))
     assert row[:3] == ["copying", "1", "7"]
     assert row[3:7] == ["41.7 (33.3–50.0)", "100.0 (100.0–100.0)", "2.50 (2.00–3.00)", "2.00"]
@@ -108,10 +120,10 @@ def test_a_table_is_aligned():
 def test_a_page_says_whether_answers_were_the_same():
     good, bad = cell(), cell("mixed")
     assert "Every request got the same token ids" in page([good], "auto", TIMES, "Made by hand.")
-    bad.differences.append("round 1: request 3 differs at token 9")
+    bad.differences.append("turn 1: request 3 differs at token 9")
     text = page([good, bad], "auto", TIMES, "Made by hand.")
     assert "Every request" not in text
-    assert "* mixed, 1 streams, round 1: request 3 differs at token 9" in text
+    assert "* mixed, 1 streams, turn 1: request 3 differs at token 9" in text
 
 
 def answers(*ids: tuple[int, ...]) -> Answers:
