@@ -27,7 +27,7 @@ COPY perf perf
 RUN --mount=type=cache,target=/var/cache/pip \
     PIP_CACHE_DIR=/var/cache/pip INSTALL_PACKAGES=1 scripts/setup.sh && rm -rf /var/lib/apt/lists/*
 COPY docker docker
-RUN if [ "$PLATFORM" = gpu ]; then docker/tensorrt_python.sh; fi
+RUN if [ "$PLATFORM" = gpu ]; then docker/tensorrt_python.sh && scripts/kernel_packages.sh --into-environment; fi
 COPY drafters drafters
 COPY model_repository model_repository
 

@@ -75,7 +75,8 @@ test-server: test-engines ## tests against the real server; ENGINE=onnxruntime s
 
 test-kernels: setup ## kernels for GPUs in the interpreter, on 2000 rows; fetches 286 MB, takes some ten minutes
 	@scripts/kernel_packages.sh
-	$(PY) -m pytest -q -s tests/unit/test_device_sampling.py tests/device
+	$(PY) -m pytest -q -s tests/unit/test_device_sampling.py tests/unit/test_device_choice.py \
+		tests/unit/test_device_kernels.py tests/device
 
 # torch of `make setup` is a CPU build: a Python with CUDA's torch, numpy, numba, psutil, pytest and pytest-timeout serves.
 PY_GPU ?= $(PY)
@@ -131,6 +132,7 @@ test-load: engine ## every panel of the dashboard under load, from a real Promet
 bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO
 	@$(PY) -m build_engines precision-gates
 	@$(PY) -m build_engines default --runtime onnxruntime --output .cache/engines/onnxruntime
+	@$(PY) -m build_engines default --runtime onnxruntime --weights w8a8 --output .cache/engines/onnxruntime-w8a8
 	@$(PY) -m build_engines default --runtime onnxruntime --weights int4 --output .cache/engines/onnxruntime-int4
 	@$(PY) -m benchmarks.engines
 

@@ -15,7 +15,8 @@ from benchmarks.environment import ENGINE, use_huge_pages
 from benchmarks.spread import with_quartiles
 from tandem.engines import Engine, EngineOptions, Row, load_engine
 
-ENGINES = (ENGINE, Path(".cache/engines/onnxruntime"), Path(".cache/engines/onnxruntime-int4"))
+CACHE = Path(".cache/engines")
+ENGINES = (ENGINE, *(CACHE / f"onnxruntime{weights}" for weights in ("", "-w8a8", "-int4")))
 CACHED = 256  # tokens in the cache of every sequence
 STREAMS = (1, 16)
 DRAFTS = 4

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from pathlib import Path
+from typing import Unpack
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.environment import ENGINE, use_huge_pages
 from benchmarks.spread import with_quartiles
-from client import Client
+from client import Client, Parameters
 from launcher.server import Options, TritonServer
 from tandem.engines import Engine, EngineOptions, Row, load_engine
 from tandem.prompt import PromptEncoder
@@ -49,13 +50,14 @@ def bare_rate(engine: Engine, prompts: list[list[int]], new_tokens: int) -> floa
     return len(prompts) * new_tokens / (time.perf_counter() - started)
 
 
-def served_rate(client: Client, prompts: list[str], new_tokens: int) -> float:
-    """Tokens/s of as many concurrent streams as there are prompts."""
+def served_rate(client: Client, prompts: list[str], new_tokens: int, **parameters: Unpack[Parameters]) -> float:
+    """Tokens/s of as many concurrent streams as there are prompts; `parameters` are of all of them."""
 
     def run(prompt: str) -> None:
         salt = secrets.token_hex(8)  # without it, prompts that begin alike would share
-        stream = client.stream(prompt, max_tokens=new_tokens, min_length=new_tokens, drafter="none", cache_salt=salt)
-        result = stream.result()
+        length: Parameters = {"max_tokens": new_tokens, "min_length": new_tokens}
+        own: Parameters = {**parameters, **length, "drafter": "none", "cache_salt": salt}
+        result = client.stream(prompt, **own).result()
         assert result.generated_tokens == new_tokens
 
     threads = [threading.Thread(target=run, args=(prompt,)) for prompt in prompts]

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--rounds", type=int, default=7, help="turns each engine gets in the speed part")
     gates = commands.add_parser(
         "precision-gates",
-        help="perplexity of the ONNX engines in fp32, fp16, int8 and int4; fails if one is too far from fp32",
+        help="perplexity of the ONNX engines in fp32, fp16, int8, w8a8 and int4; fails if one is too far from fp32",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     gates.add_argument("source", nargs="?", help="as for `language` (default: the default model)")
@@ -118,11 +118,15 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
                         help="tokens of the longest text, which each KV slot has room for")  # fmt: skip
     parser.add_argument("--stages", type=int, default=DEFAULTS.stages, metavar="N",
                         help="graphs that the layers are divided into, each for a GPU of its own (ONNX)")  # fmt: skip
-    parser.add_argument("--weights", choices=WEIGHTS, default=DEFAULTS.weights, help="precision of the weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default=DEFAULTS.weights,
+                        help="precision of the weights; w8a8: int8 weights and activations")  # fmt: skip
     parser.add_argument("--group-size", type=int, choices=GROUP_SIZES, default=DEFAULTS.group_size,
                         help="weights that share a scale, for int4")  # fmt: skip
     parser.add_argument("--zero-points", choices=ZERO_POINTS, default=DEFAULTS.zero_points,
                         help="of int4 groups: float keeps a Q4_1 checkpoint as it is, others do not")  # fmt: skip
+    parser.add_argument("--calibration", type=Path, metavar="FILE",
+                        help="text that w8a8 looks at activations on, some 50 kB (default: definitions of FOLDOC, a "
+                        "dictionary)")  # fmt: skip
     parser.add_argument("--activations", choices=ACTIVATIONS, default=DEFAULTS.activations,
                         help="precision of the arithmetic, chosen at load (openvino only)")  # fmt: skip
     parser.add_argument("--kv-cache", choices=KV_CACHE, default=DEFAULTS.kv_cache,
@@ -196,7 +200,9 @@ def _pair(arguments: argparse.Namespace) -> None:
     from build_engines.source import resolve
 
     recipe = _recipe(arguments)
-    recipes = (recipe, dataclasses.replace(recipe, weights=arguments.draft_weights or recipe.weights))
+    weights = arguments.draft_weights or recipe.weights
+    calibration = recipe.calibration if weights == "w8a8" else None
+    recipes = (recipe, dataclasses.replace(recipe, weights=weights, calibration=calibration))
     target, draft = resolve(arguments.target), resolve(arguments.draft)
     build_pair(target, draft, (arguments.output, arguments.draft_output), recipes)
 
@@ -212,6 +218,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         runtime=arguments.runtime,
         length=arguments.max_length,
         stages=arguments.stages,
+        calibration=arguments.calibration,
     )
 
 

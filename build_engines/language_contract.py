@@ -26,9 +26,12 @@ behind every position that is seen, until it is overwritten.
 The nodes are those of ONNX opset 24 that both runtimes take: TensorScatter (linear) for the cache, Attention with a
 boolean mask and grouped heads, RotaryEmbedding, RMSNormalization. `visible` is a Slice between cache and attention,
 without which ONNX Runtime would read all of a slot for every token; TensorRT wants S fixed there and stops by the mask.
-int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel. int4 weights are such nodes with a
+int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel (with zeros for zero points, without
+which ONNX Runtime fails where it turns them into uint8: on processors without VNNI). int4 weights are such nodes with a
 scale for each group of inputs, and 8 is taken off the codes to make them symmetric. What is missing then, the inputs'
 sums by group with what a code of 8 stands for, is a product of its own. The LM head has int8 weights in that case.
+w8a8 has int8 weights, and QuantizeLinear and DequantizeLinear around the inputs of all linear layers but the LM head,
+symmetric, with one scale that was calibrated; before, each channel has its factor: see build_engines.smooth_quant.
 
 A graph may be a stage of a pipeline, which has some of the layers. All but the first have the hidden states [T, hidden]
 as input `received` in place of `tokens`, all but the last as output `passed` in place of logits and features.
@@ -36,6 +39,7 @@ as input `received` in place of `tokens`, all but the last as output `passed` in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,7 @@ from build_engines.errors import BuildError
 from build_engines.int4_weights import quantize
 from build_engines.language_architecture import Architecture
 from build_engines.language_graph import Graph
+from build_engines.smooth_quant import Smoothed
 from tandem.engines.onnxruntime import MODEL_FILE
 from tandem.engines.session import GRAPH, MAX_STAGES
 from tandem.engines.slots import SPARE_POSITIONS
@@ -65,18 +70,21 @@ def export(
     fixed_length: bool = False,
     stage: tuple[int, int] = (0, 1),
     group_size: int = 32,
+    smoothed: Mapping[str, Smoothed] | None = None,
 ) -> Path:
     """Write model.onnx and its weights to `directory`, or for a stage of a pipeline model.<its number>.onnx.
 
     Args:
         architecture: the model.
         directory: exists.
-        weights: fp32, fp16, int8 or int4 (activations in fp32), or int8-fp16 or int4-fp16 (in fp16).
+        weights: fp32, fp16, int8, w8a8 or int4 (activations in fp32), or with -fp16 behind it one of the last three (in
+            fp16).
         group_size: inputs that share a scale, for int4.
         length: tokens of the longest text; a slot has `SPARE_POSITIONS` more.
         kv_cache: f32 or f16; with activations in fp16 always f16.
         fixed_length: without `visible`, as TensorRT wants it.
         stage: its number, from 0, and how many there are; each has as many layers as the others, or one less.
+        smoothed: of the inputs of all linear layers, for w8a8.
 
     Returns:
         The path of the graph.
@@ -88,7 +96,8 @@ def export(
     first, end = (len(architecture.layers) * border // stages for border in (number, number + 1))
     path = directory / (MODEL_FILE if stages == 1 else f"{GRAPH}.{number}.onnx")
     layers = range(first, end)
-    run = _Export(architecture, path, weights, length + SPARE_POSITIONS, kv_cache, fixed_length, layers, group_size)
+    positions = length + SPARE_POSITIONS
+    run = _Export(architecture, path, weights, positions, kv_cache, fixed_length, layers, group_size, smoothed or {})
     return run.run()
 
 
@@ -103,6 +112,7 @@ class _Export:
         fixed: bool,
         layers: range,
         group: int,
+        smoothed: Mapping[str, Smoothed],
     ) -> None:
         self._model = model
         self._layers = layers
@@ -110,6 +120,7 @@ class _Export:
         self._fixed = fixed
         self._bits = weights.removesuffix("-fp16")
         self._group = group
+        self._smoothed = smoothed
         self._dtype = np.float16 if weights.endswith("fp16") else np.float32
         self._cache_shape: list[int | str] = ["B", model.kv_heads, positions, model.head_dim]
         self._type = TensorProto.FLOAT16 if weights.endswith("fp16") else TensorProto.FLOAT
@@ -252,9 +263,11 @@ class _Export:
         self, value: str, name: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None = None
     ) -> str:
         graph = self._graph
+        if name in self._smoothed:
+            value = self._in_int8(value, name, self._smoothed[name])
         if self._bits == "int4" and name != "lm_head" and len(weight) % self._group == 0:
             result = self._int4(value, name, weight)
-        elif self._bits.startswith("int"):
+        elif self._bits in ("int8", "w8a8", "int4"):
             result = graph.add("MatMul", value, self._int8(name, weight))
         else:
             result = graph.add("MatMul", value, self._constant(name, weight))
@@ -272,13 +285,22 @@ class _Export:
         middle = self._constant(f"{name}.middle", (minimum + _INT4_ZERO * scale)[:, :, 0].T)
         return graph.add("Add", graph.add("MatMul", value, dequantized), graph.add("MatMul", sums, middle))
 
+    def _in_int8(self, value: str, name: str, smoothed: Smoothed) -> str:
+        """The inputs of a linear layer, rounded to what int8 can say."""
+        graph = self._graph
+        scaled = graph.add("Mul", value, self._constant(f"{name}.factor", smoothed.factor))
+        step = self._constant(f"{name}.step", np.array(smoothed.largest / _INT8_MAX))
+        zero = graph.constant("int8.zero", np.array(0, np.int8))
+        return graph.add("DequantizeLinear", graph.add("QuantizeLinear", scaled, step, zero), step, zero)
+
     def _int8(self, name: str, weight: npt.NDArray[np.float32]) -> str:
         """Symmetric, one scale per output channel."""
         scale = np.maximum(np.abs(weight).max(axis=0) / _INT8_MAX, np.finfo(np.float16).tiny).astype(self._dtype)
         rounded = np.clip(np.rint(weight / scale.astype(np.float32)), -_INT8_MAX, _INT8_MAX).astype(np.int8)
         graph = self._graph
         stored, scales = graph.constant(name, rounded), graph.constant(f"{name}.scale", scale)
-        return graph.add("DequantizeLinear", stored, scales, axis=1)
+        zeros = graph.constant(f"{name}.zeros", np.zeros(len(scale), np.int8))
+        return graph.add("DequantizeLinear", stored, scales, zeros, axis=1)
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         return self._graph.constant(name, value.astype(self._dtype))

@@ -14,10 +14,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from build_engines import interrupt
 from build_engines.compile_check import compiled
+from build_engines.device_kernels import write_kernels
 from build_engines.errors import BuildError
 from build_engines.progress import console
 from tandem import tensorrt_library
-from tandem.engines.tensorrt import PLAN_FACTS, compute_capability
+from tandem.engines.cuda_device import compute_capability
+from tandem.engines.tensorrt import PLAN_FACTS
 
 TIMING_CACHE = Path(".cache/tensorrt/timing.cache")
 OPTIMIZATION_LEVEL = 4  # of 5; TensorRT's default is 3
@@ -25,6 +27,8 @@ OPTIMIZATION_LEVEL = 4  # of 5; TensorRT's default is 3
 
 def write_plan(graph: Path, directory: Path) -> None:
     """Compile `graph` into a plan of its name in `directory`, with what was found out about kernels in earlier builds.
+
+    The kernels that choose tokens for it come beside it.
 
     Raises:
         BuildError: TensorRT, CUDA or a GPU is missing, or TensorRT refuses the graph.
@@ -62,6 +66,7 @@ def write_plan(graph: Path, directory: Path) -> None:
     (directory / PLAN_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     TIMING_CACHE.parent.mkdir(parents=True, exist_ok=True)
     TIMING_CACHE.write_bytes(used[1].serialize())
+    write_kernels(directory, capability)
     console.print(f"  [green]✓[/] compiled for compute capability {capability} by TensorRT {trt.__version__}")
 
 

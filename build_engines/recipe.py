@@ -6,15 +6,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from build_engines.errors import BuildError
+from tandem.manifest import sha256_of_file
 
 RUNTIMES = {  # and the precisions of weights that each is built with
     "openvino": ("fp32", "bf16", "int8", "int4"),
-    "onnxruntime": ("fp32", "fp16", "int8", "int4"),
-    "tensorrt": ("fp16", "int8", "int4"),
+    "onnxruntime": ("fp32", "fp16", "int8", "w8a8", "int4"),
+    "tensorrt": ("fp16", "int8", "w8a8", "int4"),
 }
-WEIGHTS = ("fp32", "fp16", "bf16", "int8", "int4")
+WEIGHTS = ("fp32", "fp16", "bf16", "int8", "w8a8", "int4")
 ACTIVATIONS = ("f32", "bf16")
 KV_CACHE = ("f32", "f16", "bf16", "u8")
 GROUP_SIZES = (32, 64, 128)
@@ -23,9 +25,10 @@ ZERO_POINTS = {"float": "min", "integer": "asym", "none": "sym"}
 
 # Raise it when a change of this package changes the engines it writes.
 BUILDER_VERSION = 1
-CONTRACT_VERSION = 1  # the same for the ONNX export alone
+CONTRACT_VERSION = 2  # the same for the ONNX export alone
 _TOOLS = ("openvino", "nncf", "optimum-intel", "transformers", "torch")
 _ONNX_TOOLS = ("onnx", "transformers", "torch")
+_CALIBRATION_TOOL = "nvidia-modelopt"
 _LENGTH_STEP = 64
 
 
@@ -46,6 +49,8 @@ class Recipe:
     """Tokens of the longest text, where the KV cache has slots; OpenVINO's blocks need no bound."""
     stages: int = 1
     """Graphs that the layers are divided into, each for a device of its own; ONNX only."""
+    calibration: Path | None = None
+    """Text that w8a8 looks at its activations on; None: see build_engines.smooth_quant."""
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
@@ -76,6 +81,10 @@ class Recipe:
             raise BuildError(f"group size {self.group_size}: choose one of {', '.join(map(str, GROUP_SIZES))}")
         if self.stages != 1 and not self.is_onnx:
             raise BuildError(f"{self.stages} stages: {self.runtime} engines have one")
+        if self.calibration is not None and self.weights != "w8a8":
+            raise BuildError(f"a calibration text is for w8a8; {self.weights} weights need none")
+        if self.calibration is not None and not self.calibration.is_file():
+            raise BuildError(f"calibration text {self.calibration} is no file")
         if self.dynamic_quantization_group < 0:
             raise BuildError(f"dynamic quantization group {self.dynamic_quantization_group}: it must not be negative")
 
@@ -104,4 +113,7 @@ class Recipe:
             }
             if self.stages != 1:
                 parts["stages"] = self.stages
+        if self.weights == "w8a8":
+            parts["calibration"] = sha256_of_file(self.calibration) if self.calibration else ""
+            parts["calibration tool"] = metadata.version(_CALIBRATION_TOOL)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

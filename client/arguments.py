@@ -50,6 +50,7 @@ _PARAMETERS: dict[str, str] = {
 }
 _FLAGS: dict[str, str] = {
     "cache_pin": "keep the prompt's K and V on the server until its cache is reset",
+    "cache_skip": "compute all of the prompt, and keep nothing of this request on the server",
     "return_log_probs": "with --json: log-probability of every token",
     "return_token_ids": "with --json: id of every token",
 }

@@ -44,6 +44,7 @@ class Parameters(TypedDict, total=False):
     cache_salt: str  # requests with different salts never share cached prefixes
     cache_priority: int  # 0 .. 100 (50): how long the K and V of this request are kept for others
     cache_pin: bool  # keep those of the prompt until the cache is reset
+    cache_skip: bool  # compute all of the prompt, and keep nothing of this request
 
 
 def _integer(layout: str) -> Callable[[Any], bytes]:
@@ -103,6 +104,7 @@ TENSORS: dict[str, str] = {
     "cache_salt": "BYTES",
     "cache_priority": "INT32",
     "cache_pin": "BOOL",
+    "cache_skip": "BOOL",
 }
 _LISTS = ("stop_words", "bad_words")
 

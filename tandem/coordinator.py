@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.answer_cache import AnswerCache, Recorder
-from tandem.decoding import DecodingLoop, Target
+from tandem.decoding import NO_CACHE_STATE, DecodingLoop, Target
 from tandem.detokenizer import Detokenizer
 from tandem.errors import InvalidRequest, QueueFull, RequestError
 from tandem.kv_cache import Retention
@@ -138,7 +138,7 @@ class Coordinator:
                 drafter=request.drafter,
                 max_drafts=self._max_drafts(request),
                 salt=request.cache_salt,
-                retention=Retention(request.cache_priority, request.cache_pin),
+                retention=Retention(request.cache_priority, request.cache_pin, request.cache_skip),
                 deadline=float("inf") if timeout_s is None else now + timeout_s,
                 arrival=now,
             )
@@ -156,7 +156,7 @@ class Coordinator:
 
         Raises `QueueFull` or `ShuttingDown`; the sink is not called then.
         """
-        if self.answers and request.is_deterministic and request.num_return_sequences == 1:
+        if self.answers and self._may_be_kept(request):
             answer = self.answers.get(self._answer_key(request, sequence))
             if answer is not None:
                 sequence.replay(answer)
@@ -178,8 +178,8 @@ class Coordinator:
         prompt, salt = sequence.prompt, sequence.salt
         with self._placing:
             for replica, loop in enumerate(self._loops):
-                if loop.cache_state != self._cache_states[replica]:
-                    self._cache_states[replica] = loop.cache_state
+                before, self._cache_states[replica] = self._cache_states[replica], loop.cache_state
+                if loop.cache_state != before and before != NO_CACHE_STATE:
                     self._placement.forget(replica)
             order = self._placement.order(prompt, salt, [loop.load for loop in self._loops])
             for replica in order:
@@ -191,9 +191,15 @@ class Coordinator:
                     if replica == order[-1]:
                         raise
                     continue
-                self._placement.place(prompt, salt, replica)
+                if not sequence.retention.skipped:
+                    self._placement.place(prompt, salt, replica)
                 self._placed[self.settings.targets[replica]] += 1
                 return
+
+    @staticmethod
+    def _may_be_kept(request: GenerateRequest) -> bool:
+        """Whether the answer may serve others, and theirs this request."""
+        return request.is_deterministic and request.num_return_sequences == 1 and not request.cache_skip
 
     def _answer_key(self, request: GenerateRequest, sequence: Sequence) -> bytes:
         """Hash over everything that determines the answer. Who drafts for it does not."""

@@ -21,6 +21,7 @@ from tandem.step import RowStatus, StepRequest, StepResult
 
 MAX_FAILURES_IN_A_ROW = 3  # a target that fails this often without one good step is not healed by reloading it
 IDLE_POLL_S = 0.2  # how often an idle loop looks for its drain file
+NO_CACHE_STATE = (0, 0)  # of a target that has made no step yet
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class DecodingLoop:
         self._stopping = False
         self._capacity: Capacity | None = None
         self._epoch: int | None = None
-        self.cache_state = (0, 0)  # what is kept of earlier answers is of use as long as this stays
+        self.cache_state = NO_CACHE_STATE  # what is kept of earlier answers is of use as long as this stays
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 

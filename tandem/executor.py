@@ -12,16 +12,15 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from tandem import ranges
 from tandem.cache_counts import cache_array
-from tandem.engines import Engine, Row
+from tandem.engines import ChoosingEngine, Engine, Row
 from tandem.executor_rows import Call, HeldSequence, Running
 from tandem.kv_cache import BlockTable, OutOfBlocks
 from tandem.prefix_index import root_key
 from tandem.run_ahead import RunAhead
-from tandem.sampling import NO_TOKEN, Choice, SamplingParams, SamplingState, choose, warm_up
+from tandem.sampling import NO_TOKEN, Choice, Floats, Int32s, SamplingParams, SamplingState, choose, warm_up
 from tandem.sequence_cache import SequenceCache, cache_of
 from tandem.speculation import DraftState, Proposal, Speculation, agreement
 from tandem.step import MAX_DRAFTS, OpenSequence, Origin, RowStatus, StepRequest, StepResult, StepRow, chunk_length
@@ -38,6 +37,7 @@ class Executor:
     ) -> None:
         """`kv_cache` is that of this engine's memory; by default one that reuses everything, without further tiers."""
         self.engine = engine
+        self._choosing = engine if isinstance(engine, ChoosingEngine) and engine.chooses else None
         self.epoch = epoch
         self.speculation = speculation
         self.kv_cache = kv_cache or cache_of(engine)
@@ -197,23 +197,28 @@ class Executor:
     def _pass(self, rows: list[Running], call: Call) -> list[Running]:
         """One cycle over rows that have their blocks; returns the rows that go on, with theirs."""
         started = time.perf_counter()
+        decoding = all(row.is_decoding for row in rows)  # afterwards a row whose prompt has ended looks like it
         for row in rows:
             row.held.sampling.append(row.tokens)
         with ranges.PROPOSE:
             proposals = self._propose(rows)
         proposed = time.perf_counter()
         width = self._width(rows, proposals)
+        inputs, choices = self._inputs(rows, proposals), self._choices(rows, proposals)
         with ranges.FORWARD:
-            logits = self._forward(rows, proposals, width)
+            if self._choosing is not None:
+                chosen = self._choosing.choose(inputs, choices, width)
+            else:
+                logits = self.engine.forward(inputs, width)
         forwarded = time.perf_counter()
         self._observe_prefill(rows, forwarded - proposed)
         with ranges.ACCEPT:
-            self._accept(rows, proposals, logits, call)
+            self._accept(rows, proposals, chosen if self._choosing is not None else choose(logits, choices), call)
         call.pass_rows.append(len(rows))
         call.propose_s += proposed - started
         call.forward_s += forwarded - proposed
         call.sampling_s += time.perf_counter() - forwarded
-        if self.speculation is not None and all(row.is_decoding for row in rows):
+        if self.speculation is not None and decoding:
             self.speculation.cost.observe(width, forwarded - proposed)
         return [row for row in rows if self._goes_on(row) and self._reserve(row, 0)]
 
@@ -257,7 +262,8 @@ class Executor:
             return plain
         return self.speculation.cost.wider(plain, plain + drafts)[-1]
 
-    def _forward(self, rows: Sequence[Running], proposals: Sequence[Proposal], width: int) -> npt.NDArray[np.float32]:
+    @staticmethod
+    def _inputs(rows: Sequence[Running], proposals: Sequence[Proposal]) -> list[Row]:
         inputs = []
         for row, proposal in zip(rows, proposals, strict=True):
             tokens = [*row.tokens, *proposal.tokens]
@@ -265,16 +271,11 @@ class Executor:
             answer = min(len(tokens), max(0, past + len(tokens) - row.held.prompt_length))
             logits = 1 + len(proposal.tokens) if row.budget else 0
             inputs.append(Row(tokens, past, table.blocks, logits, answer))
-        return self.engine.forward(inputs, width)
+        return inputs
 
-    def _accept(
-        self,
-        rows: Sequence[Running],
-        proposals: Sequence[Proposal],
-        logits: npt.NDArray[np.float32],
-        call: Call,
-    ) -> None:
-        """Choose at every position; keep the drafts that are the choice, and roll back behind them."""
+    @staticmethod
+    def _choices(rows: Sequence[Running], proposals: Sequence[Proposal]) -> list[Choice]:
+        """One at every draft and one behind; the histories then end with the drafts."""
         choices: list[Choice] = []
         for row, proposal in zip(rows, proposals, strict=True):
             sampling = row.held.sampling
@@ -282,8 +283,18 @@ class Executor:
                 newest = len(sampling)
                 sampling.append(proposal.tokens)
                 choices.extend(Choice(sampling, newest + place) for place in range(1 + len(proposal.tokens)))
-        tokens, log_probs = choose(logits, choices)
-        chosen, values, at = tokens.tolist(), log_probs.tolist(), 0
+        return choices
+
+    def _accept(
+        self,
+        rows: Sequence[Running],
+        proposals: Sequence[Proposal],
+        choice: tuple[Int32s, Floats],
+        call: Call,
+    ) -> None:
+        """Keep the drafts that are what was chosen at their positions, and roll back behind them."""
+        chosen, values = (part.tolist() for part in choice)
+        at = 0
         for row, proposal in zip(rows, proposals, strict=True):
             held, drafts = row.held, proposal.tokens
             length = held.table.length + len(row.tokens)

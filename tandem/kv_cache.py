@@ -55,6 +55,7 @@ class Retention:
 
     priority: int = 50  # 0 .. 100; lower ones are given up first
     pinned: bool = False
+    skipped: bool = False  # nothing that is kept is used, and nothing of this sequence is kept
 
 
 class KvCache:
@@ -170,7 +171,7 @@ class KvCache:
             prompt_length: those behind are an answer's.
             retention: how to keep them.
         """
-        if self._memory is None:
+        if self._memory is None or retention.skipped:
             return
         for place in range(len(table.keys), min(committed, table.length) // self.block_size):
             begin, end = place * self.block_size, (place + 1) * self.block_size
@@ -204,6 +205,8 @@ class KvCache:
             The number of tokens found.
         """
         assert not table.blocks
+        if retention.skipped:
+            return 0
         self.queried_tokens += len(tokens)
         if self._memory is None:
             return 0

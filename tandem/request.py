@@ -50,6 +50,7 @@ class GenerateRequest:
     cache_salt: str
     cache_priority: int
     cache_pin: bool
+    cache_skip: bool
     num_draft_tokens: int | None
     drafter: str
 
@@ -120,6 +121,7 @@ def parse_request(
             "cache_priority", CACHE_PRIORITY, lambda v: 0 <= v <= MAX_PRIORITY, f"between 0 and {MAX_PRIORITY}"
         ),
         cache_pin=read.flag("cache_pin", False),
+        cache_skip=read.flag("cache_skip", False),
         num_draft_tokens=read.number("num_draft_tokens", None, lambda v: v >= 0, "0 (off) or more"),
         drafter=drafter,
     )

@@ -142,7 +142,7 @@ class SlotCache:
     ) -> None:
         """Let others have the first `committed` tokens; see `KvCache.publish`."""
         committed = min(committed, table.length)
-        if self._memory is None or committed < MIN_COPIED:
+        if self._memory is None or retention.skipped or committed < MIN_COPIED:
             return
         slot = table.blocks[0]
         if slot in self._unshared:
@@ -162,6 +162,8 @@ class SlotCache:
     ) -> int:
         """Give an empty table a slot that holds the beginning of `tokens`; see `KvCache.match`."""
         assert not table.blocks
+        if retention.skipped:
+            return 0
         self.queried_tokens += len(tokens)
         wanted = np.array(tokens[:most], np.int32)
         found, best = 0, -1

@@ -164,7 +164,7 @@ class Speculation:
         counts = self._allocate(candidates, width, self._model_share, detour)
         if self._draft(candidates, counts, width, in_full=detour > 0):
             counts = self._allocate(candidates, width, 0.0, detour)
-        self._passes += any(counts)
+        self._passes += any(counts) or detour != 0
         for candidate, count in zip(candidates, counts, strict=True):
             proposal, match = candidate.proposal, candidate.match
             if not count:
@@ -192,7 +192,7 @@ class Speculation:
         """This sequence is over."""
         if self.model is not None:
             self.model.close(state)
-        if self._shared is not None:
+        if self._shared is not None and not state.opened.retention.skipped:
             self._shared.add(state.opened.salt, state.sampling.history[state.opened.prompt_length :].tolist())
 
     def _candidate(self, proposal: Proposal) -> _Candidate | None:
@@ -276,7 +276,7 @@ class Speculation:
         """How many drafts each candidate gets; each further place that a model drafts costs `model_share` steps.
 
         If any are worth it, they are so many that the step has the next width above the best one for a `detour` of 1,
-        and below for -1, where there is one.
+        where there is one, and below for -1: none, if the best one is the first.
         """
         if self._always:
             return [len(candidate.rates) for candidate in candidates]
@@ -301,7 +301,7 @@ class Speculation:
                 best, chosen = rate, len(sizes) - 1
         taken = 0
         if chosen >= 0:
-            taken = sizes[chosen + detour if 0 <= chosen + detour < len(sizes) else chosen]
+            taken = [0, *sizes][1 + min(chosen + detour, len(sizes) - 1)]
         for _, _, index in order[:taken]:
             counts[index] += 1
         return counts

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 WIDTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 DRIFT = 0.1  # how far one observation moves the whole curve: a shared machine is faster in one minute than in the next
-LEARNING = 0.1  # how far the first one of a width, after steps of another, moves the curve there and nowhere else
+LEARNING = 0.1  # how far the first one of a width, after steps of another, moves the two against each other
 CHANGE_LEARNING = 0.02  # how far one observation moves the cost of changing the width
 # Steps over which the cost of a new width is spread, for one sequence. The more there are, the more what is drafted
 # varies from step to step, and the sooner the width changes again.
@@ -27,7 +27,9 @@ class StepCost:
 
     Decisions depend on ratios only, and while one width runs nothing is seen of the others: whether it or the machine
     is slower than was thought cannot be told, so the whole curve moves. The first step of another width tells: what
-    it differs by from what was expected, with the height just seen, is the shape's error.
+    it differs by from what was expected, with the height just seen, is an error of the shape between the two widths,
+    and half of it goes to each. So the widths that are in use never move together against those that are not, which
+    would otherwise become cheaper or dearer with every error of the height.
     """
 
     def __init__(self, widths: Sequence[int], seconds: Sequence[float], change: float = 0.0, ready: int = 0) -> None:
@@ -45,6 +47,7 @@ class StepCost:
         self._scale = 1.0
         self._change = change
         self._last = 0
+        self._before = 0  # the width before that
         self._is_new = False  # nothing of this width was seen yet since it changed
 
     def __call__(self, width: int) -> float:
@@ -71,8 +74,8 @@ class StepCost:
         """A step of `width` tokens took `seconds`. Single outliers, as on a shared machine, move little."""
         shape = self._shape_of(width)
         changes = self._changes(shape)
-        self._is_new = self._is_new or shape != self._last
-        self._last = shape
+        if shape != self._last:
+            self._is_new, self._before, self._last = self._last > 0, self._last, shape
         if changes:
             extra = min(2.0, max(0.0, seconds / self(width) - 1)) * self(width) / self._scale
             self._change += CHANGE_LEARNING * (extra - self._change)
@@ -82,10 +85,15 @@ class StepCost:
             self._scale *= ratio**DRIFT
             return
         self._is_new = False
+        self._bend(shape, ratio ** (LEARNING / 2))
+        self._bend(self._before, ratio ** (-LEARNING / 2))
+
+    def _bend(self, width: int, factor: float) -> None:
+        """Move the curve at one width and nowhere else."""
         index, share = self._place(width)
         for point, weight in ((index, 1 - share), (index + 1, share)):
             if weight > 0:
-                self._shape[point] *= ratio ** (LEARNING * min(weight, 1.0))
+                self._shape[point] *= factor ** min(weight, 1.0)
 
     def _shape_of(self, width: int) -> int:
         """The width as the engine runs it: filled up to a graph that it has, and never a single row."""

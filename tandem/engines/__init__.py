@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.manifest import Manifest
+from tandem.sampling import Choice, Floats, Int32s
 
 if TYPE_CHECKING:
     from tandem.engines.session import Session
@@ -57,6 +58,29 @@ class Engine(Protocol):
 
         Returns:
             float32 [sum(row.logits), hidden size]; a view that is valid until the next forward pass.
+        """
+        ...
+
+
+@runtime_checkable
+class ChoosingEngine(Protocol):
+    """What an engine has besides that may be able to choose tokens where its logits are, and leave them there."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is."""
+        ...
+
+    def choose(self, rows: Sequence[Row], choices: Sequence[Choice], width: int = 0) -> tuple[Int32s, Floats]:
+        """Run one step like `forward`, and choose a token for each row of logits.
+
+        Args:
+            rows: at least one.
+            choices: what each of the wanted logits is for.
+            width: as of `forward`.
+
+        Returns:
+            Token ids and log-probabilities, as `tandem.sampling.choose`.
         """
         ...
 

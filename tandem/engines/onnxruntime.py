@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from tandem.engines.session import GRAPH
+from tandem.sampling import Choice
 
 MODEL_FILE = f"{GRAPH}.onnx"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -21,6 +22,7 @@ class OnnxRuntimeSession:
     """Implements `tandem.engines.session.Session`."""
 
     wants_few_shapes = False
+    chooses = False
 
     def __init__(self, graph: Path, megabytes: int, threads: int | None = None) -> None:
         """Load a graph of the contract, with as many slots as fit into `megabytes`.
@@ -32,6 +34,8 @@ class OnnxRuntimeSession:
         options.log_severity_level = _ERRORS_ONLY
         options.enable_mem_pattern = False  # it pays for shapes that come again, and each step has others
         options.intra_op_num_threads = threads or 0
+        # Without VNNI the processor adds products of UINT8 and INT8 in 16 bits, where they saturate; UINT8 both do not.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the server and its clients need CPU
         self._session = ort.InferenceSession(
             str(graph),
@@ -60,8 +64,11 @@ class OnnxRuntimeSession:
         self._outputs = {port.name: (port.shape[1], _TYPES[port.type]) for port in outputs}
         self._answers = {name: np.empty((0, size), dtype) for name, (size, dtype) in self._outputs.items()}
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]], first: int) -> Mapping[str, npt.NDArray[Any]]:
-        """See `Session.run`."""
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], first: int, choices: Sequence[Choice] | None = None
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """See `Session.run`; without choices."""
+        assert choices is None
         binding = self._binding(first, len(feeds["write_index"]))
         for name in self._inputs:
             value = feeds[name]

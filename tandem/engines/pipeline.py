@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tandem.engines.session import Session
+from tandem.sampling import Choice
 
 
 class PipelineSession:
@@ -23,12 +24,15 @@ class PipelineSession:
         self.slots = min(stage.slots for stage in stages)
         self.positions = stages[0].positions
         self.wants_few_shapes = stages[0].wants_few_shapes
+        self.chooses = stages[-1].chooses
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]], first: int) -> Mapping[str, npt.NDArray[Any]]:
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], first: int, choices: Sequence[Choice] | None = None
+    ) -> Mapping[str, npt.NDArray[Any]]:
         """See `Session.run`."""
         for stage in self._stages[:-1]:
             feeds = {**feeds, "received": stage.run(feeds, first)["passed"]}
-        return self._stages[-1].run(feeds, first)
+        return self._stages[-1].run(feeds, first, choices)
 
     def copy(self, source: int, target: int, positions: int) -> None:
         """See `Session.copy`."""

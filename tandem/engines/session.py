@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
+
+from tandem.sampling import Choice
 
 GRAPH = "model"  # name of its files, but for the suffix
 MAX_STAGES = 9
@@ -24,17 +26,26 @@ class Session(Protocol):
     positions: int  # of each slot
     wants_few_shapes: bool  # runs of few tokens are to be filled up, so that the same shapes come again
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]], first: int) -> Mapping[str, npt.NDArray[Any]]:
+    @property
+    def chooses(self) -> bool:
+        """Whether it can choose tokens where its logits are."""
+        ...
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], first: int, choices: Sequence[Choice] | None = None
+    ) -> Mapping[str, npt.NDArray[Any]]:
         """One run over the slots `first` .. `first` + B - 1, which writes K and V of the new tokens into them.
 
         Args:
             feeds: every input of the contract but the caches, C-contiguous. Not every session wants `visible`, and not
                 every stage of a pipeline `tokens`, `received` or `wanted`.
             first: the slot of the first row.
+            choices: what the first rows of logits are for, if it `chooses` and is to.
 
         Returns:
             The outputs of the contract but the caches: `logits` and `features`, or of a stage before the last `passed`;
-            views that are valid until the next run.
+            views that are valid until the next run. With `choices`, in place of `logits` the `tokens` and `log_probs`
+            of `tandem.sampling.choose`.
         """
         ...
 

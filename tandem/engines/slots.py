@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from tandem.engines import INVARIANCES, EngineOptions, Row
 from tandem.engines.session import Session
 from tandem.manifest import Manifest
+from tandem.sampling import Choice, Floats, Int32s
 from tandem.step import MAX_DRAFTS
 
 SPARE_POSITIONS = 64  # of a slot, behind the longest text: for the padding of rows, `FEW_TOKENS` at most
@@ -23,6 +25,9 @@ FEW_TOKENS = 1 + MAX_DRAFTS  # rows with no more run together
 FILLED = (1, 2, 4, 8, FEW_TOKENS)  # lengths that those are filled up to where few shapes are wanted,
 FILLED_STEP = 8  # and what the number of all of a run's tokens is then a multiple of, or a power of two below
 VISIBLE_STEP = 64  # attention looks at a multiple of so many positions; sums over them are rounded in groups
+
+
+_Answers = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +63,37 @@ class SlotEngine:
         self._written = [0] * session.slots  # tokens that a slot may hold
         self._features = np.zeros((0, 0), np.float32)
 
+    @property
+    def chooses(self) -> bool:
+        """See `ChoosingEngine`."""
+        return self._session.chooses
+
     def forward(self, rows: Sequence[Row], width: int = 0) -> npt.NDArray[np.float32]:
         """See `Engine.forward`; `width` changes nothing."""
+        return self._step(rows, None)["logits"]
+
+    def choose(self, rows: Sequence[Row], choices: Sequence[Choice], width: int = 0) -> tuple[Int32s, Floats]:
+        """See `ChoosingEngine.choose`; `width` changes nothing."""
+        found = self._step(rows, choices)
+        return found["tokens"], found["log_probs"]
+
+    def _step(self, rows: Sequence[Row], choices: Sequence[Choice] | None) -> _Answers:
+        """What the session answers for each row of logits that is wanted, in their order."""
         groups = _groups(rows)
         if len(groups) == 1:
-            logits, self._features = self._run(rows, groups[0])
-            return logits
-        begins = np.cumsum([0, *(row.logits for row in rows)])
-        logits = np.empty((begins[-1], self.vocab_size), np.float32)
-        features = None
-        for group in groups:
-            part, seen = self._run([rows[place] for place in group.places], group)
-            if features is None:
-                features = np.empty((begins[-1], seen.shape[1]), np.float32)
-            at = 0
-            for place in group.places:
-                count = rows[place].logits
-                logits[begins[place] : begins[place + 1]] = part[at : at + count]
-                features[begins[place] : begins[place + 1]] = seen[at : at + count]
-                at += count
-        assert features is not None
-        self._features = features
-        return logits
+            found = self._run(rows, groups[0], choices)
+        else:
+            found = {}
+            begins = np.cumsum([0, *(row.logits for row in rows)])
+            for group in groups:
+                places = np.concatenate([np.arange(*begins[place : place + 2]) for place in group.places])
+                own = None if choices is None else [choices[place] for place in places]
+                for name, part in self._run([rows[place] for place in group.places], group, own).items():
+                    if name not in found:
+                        found[name] = np.empty((begins[-1], *part.shape[1:]), part.dtype)
+                    found[name][places] = part
+        self._features = found["features"]
+        return found
 
     @property
     def features(self) -> npt.NDArray[np.float32]:
@@ -91,8 +105,8 @@ class SlotEngine:
         self._session.copy(source, target, tokens)
         self._written[target] = tokens
 
-    def _run(self, rows: Sequence[Row], group: _Group) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits and features of rows in the slots of `group`; a slot between them gets padding behind its tokens."""
+    def _run(self, rows: Sequence[Row], group: _Group, choices: Sequence[Choice] | None) -> _Answers:
+        """The same of rows in the slots of `group`; a slot between them gets padding behind its tokens."""
         most = max(self._least, *(len(row.tokens) for row in rows))
         fills = self._session.wants_few_shapes and most <= FEW_TOKENS
         if fills:
@@ -125,8 +139,7 @@ class SlotEngine:
             "wanted": np.array(wanted + [0] * unwanted, np.int64),
             "visible": np.array([min(visible, self._session.positions)], np.int64),
         }
-        found = self._session.run(feeds, group.first)
-        return found["logits"][:answered], found["features"][:answered]
+        return {name: value[:answered] for name, value in self._session.run(feeds, group.first, choices).items()}
 
 
 def _missing(count: int, least: int, fills: bool) -> int:

@@ -40,7 +40,7 @@ def tensorrt(gpu: None) -> str:
     return found
 
 
-@pytest.fixture(scope="session", params=["fp16", "int8"])
+@pytest.fixture(scope="session", params=["fp16", "int8", "w8a8"])
 def plan(request: pytest.FixtureRequest, tensorrt: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model's engine for this GPU."""
     return build_default(tmp_path_factory.mktemp(request.param) / "engine", "tensorrt", request.param)

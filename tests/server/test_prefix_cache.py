@@ -88,6 +88,18 @@ def test_the_same_prompt_again(server):
     assert second.cached_prompt_tokens >= second.prompt_tokens - BLOCK - 2
 
 
+def test_a_request_that_skips_the_cache_leaves_nothing_and_finds_nothing(server):
+    prompt = TEXT[100:1000]
+    first = ask(server, prompt, "skipped", cache_skip=True)
+    second = ask(server, prompt, "skipped")
+    third = ask(server, prompt, "skipped", cache_skip=True)
+    fourth = ask(server, prompt, "skipped")
+    found = [result.cached_prompt_tokens for result in (first, second, third, fourth)]
+    assert found[:3] == [0, 0, 0]
+    assert found[3] >= fourth.prompt_tokens - BLOCK - 2
+    assert contents(first) == contents(second) == contents(third) == contents(fourth)
+
+
 def test_requests_at_the_same_time_share_and_diverge(server):
     prompts = [f"{TEXT[:700]} Part {number}: the" for number in range(8)]
     alone = [ask(server, prompt, f"alone {number}") for number, prompt in enumerate(prompts)]

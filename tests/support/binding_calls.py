@@ -43,13 +43,13 @@ def accesses(tree: ast.AST) -> Iterator[tuple[str, str, ast.Call | None]]:
 
 
 def cuda_calls(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Names of CUDA's functions that are called through `call` and `self._call`, and how many arguments they get."""
+    """Names of CUDA's functions that are called through `call` in its forms, and how many arguments they get."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            names = [a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value).startswith("cuda")]
-            if names:
-                given = [a for a in node.args if ast.unparse(a) not in ("cuda", "self._cuda", repr(names[0]))]
-                yield str(names[0]), len(given)
+            texts = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
+            if names := [text for text in texts if re.match("cu(da)?[A-Z]", text)]:
+                left_out = ("cuda", "self._cuda", "driver", "self._driver", repr(names[0]))
+                yield names[0], len([a for a in node.args if ast.unparse(a) not in left_out])
 
 
 def takes(documentation: str, given: int) -> bool:
@@ -65,7 +65,7 @@ def takes(documentation: str, given: int) -> bool:
     return False
 
 
-def complaints(source: str, trt: Any, cuda: Any) -> tuple[list[str], int]:
+def complaints(source: str, trt: Any, cuda: Any, driver: Any) -> tuple[list[str], int]:
     """What is wrong, and how many accesses were compared."""
     found, looked = [], 0
     tree = ast.parse(source)
@@ -93,7 +93,7 @@ def complaints(source: str, trt: Any, cuda: Any) -> tuple[list[str], int]:
                 found.append(f"{owner}.{name}: does not take {len(call.args)} arguments")
     for name, given in cuda_calls(tree):
         looked += 1
-        function = getattr(cuda, name, None)
+        function = getattr(cuda if name.startswith("cuda") else driver, name, None)
         if function is None:
             found.append(f"{name}: there is no such function")
         elif not takes((function.__doc__ or "").splitlines()[0], given):
@@ -103,11 +103,11 @@ def complaints(source: str, trt: Any, cuda: Any) -> tuple[list[str], int]:
 
 def main() -> None:
     import tensorrt_bindings as trt
-    from cuda.bindings import runtime
+    from cuda.bindings import driver, runtime
 
     looked = 0
     for path in sys.argv[1:]:
-        wrong, count = complaints(Path(path).read_text(), trt, runtime)
+        wrong, count = complaints(Path(path).read_text(), trt, runtime, driver)
         looked += count
         for line in wrong:
             print(f"{Path(path).name}: {line}")

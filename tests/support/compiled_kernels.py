@@ -13,22 +13,12 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 sys.path.append(str(ROOT / ".cache" / "openai-triton"))
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
+from build_engines.device_kernels import Kernel, compiled, kernels
 from tandem.device.acceptance import accept_kernel
-from tandem.device.choice import choose_kernel
-from tandem.device.penalties import penalize_kernel
 
 KERNELS = (
-    (
-        choose_kernel,
-        "*i32 *fp64 *i64 *i64 *i32 *i64 *i32 *fp32 i32 i32",
-        {"BLOCK": 1024},
-    ),
-    (penalize_kernel, "*fp32 *i32 *i32 *i32 *fp32 i32 i32", {"BLOCK": 1024}),
-    (accept_kernel, "*i32 *i32 *i32 *i32 *i32 *i32", {"ENDS": 2, "BLOCK": 32}),
+    *kernels().values(),
+    Kernel(accept_kernel, "*i32 *i32 *i32 *i32 *i32 *i32", {"ENDS": 2, "BLOCK": 32}),
 )
 # Arithmetic on floats that is not rounded as IEEE 754 says, or that a later stage of the compiler may fuse.
 LOOSE = re.compile(
@@ -36,13 +26,10 @@ LOOSE = re.compile(
 )
 
 
-def loose_instructions(kernel: object, types: str, constants: dict[str, int], arch: int, fusion: bool) -> list[str]:
-    names = [name for name in kernel.arg_names if name not in constants]  # type: ignore[attr-defined]
-    signature = dict(zip(names, types.split(), strict=True)) | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(kernel, signature, constexprs=constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"enable_fp_fusion": fusion})
-    assert compiled.asm["cubin"], "ptxas made nothing"
-    instructions = re.findall(r"^\s*(?:@\S+\s+)?([a-z][\w.]*)\s", compiled.asm["ptx"], re.MULTILINE)
+def loose_instructions(kernel: Kernel, arch: int, fusion: bool) -> list[str]:
+    made = compiled(kernel, arch, fusion)
+    assert made.asm["cubin"], "ptxas made nothing"
+    instructions = re.findall(r"^\s*(?:@\S+\s+)?([a-z][\w.]*)\s", made.asm["ptx"], re.MULTILINE)
     return sorted({one for one in instructions if LOOSE.fullmatch(one)})
 
 
@@ -51,11 +38,11 @@ def main() -> int:
     failed = False
     architectures = [int(text) for text in sys.argv[1:]]
     for arch in architectures:
-        for kernel, types, constants in KERNELS:
-            loose = loose_instructions(kernel, types, constants, arch, fusion=False)
+        for kernel in KERNELS:
+            loose = loose_instructions(kernel, arch, fusion=False)
             failed |= bool(loose)
-            print(f"{kernel.fn.__name__} sm_{arch}: {', '.join(loose) or 'exact'}", flush=True)
-    loose = loose_instructions(*KERNELS[0], architectures[0], fusion=True)
+            print(f"{kernel.function.fn.__name__} sm_{arch}: {', '.join(loose) or 'exact'}", flush=True)
+    loose = loose_instructions(KERNELS[0], architectures[0], fusion=True)
     print(f"choose_kernel sm_{architectures[0]} with fusion: {'contracted' if loose else 'exact'}")
     return int(failed)
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 from table_engine import TableEngine, table_logits
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 from tokenizers.models import BPE
 
-from tandem.decoding import DecodingLoop, TargetFailed
+from tandem.coordinator import Coordinator
+from tandem.decoding import DecodingLoop, Target, TargetFailed
 from tandem.detokenizer import Detokenizer
 from tandem.errors import RequestError
 from tandem.executor import Executor
+from tandem.manifest import Manifest
 from tandem.metrics import Metrics
 from tandem.noise import gumbel
 from tandem.sampling import SamplingParams
 from tandem.scheduler import Scheduler
 from tandem.sequence import Emission, Sequence
+from tandem.settings import CoordinatorSettings
 from tandem.speculation import Speculation
 from tandem.step import StepRequest, StepResult
 from tandem.stopping import StopMatcher
@@ -34,6 +42,18 @@ def letters_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     tokenizer.decoder = ByteLevel()
     return tokenizer
+
+
+def letters_coordinator(directory: Path, targets: Seq[Target], **settings: object) -> Coordinator:
+    """A coordinator of targets whose engine's files it writes to `directory`."""
+    letters_tokenizer().save(str(directory / "tokenizer.json"))
+    fields: dict[str, Any] = {item.name: "" for item in dataclasses.fields(Manifest)}
+    numbers = {"vocab_size": VOCAB, "context_length": 200, "dynamic_quantization_group": 0, "bos_token_id": None}
+    fields |= numbers | {"eos_token_ids": (END,), "add_bos": False, "files": {}, "quality": None}
+    runtime = {"runtime": "numpy", "runtime_version": metadata.version("numpy")}
+    Manifest(**{**fields, **runtime}).write(directory)
+    names = ",".join(f"target_{number}" for number in range(len(targets)))
+    return Coordinator(CoordinatorSettings(target_models=names, **settings), directory, targets)  # type: ignore[arg-type]
 
 
 DETOKENIZER = Detokenizer(letters_tokenizer())

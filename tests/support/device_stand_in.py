@@ -1,14 +1,15 @@
 """A stand-in for a GPU, to run what drives one: memory is the host's, and a plan is computed by ONNX Runtime.
 
-Only what `tandem.engines.tensorrt` calls is here. That the real libraries have it with these arguments is another
-test's matter (tests/unit/test_tensorrt_api.py); here it is strict about what a device would not forgive: copies outside
-of what was allocated, shapes outside of the profile, tensors without an address, a cache whose old and new address
-differ, and results that are read before the stream was waited for.
+Only what `tandem.engines.tensorrt` and its neighbours call is here. That the real libraries have it with these
+arguments is another test's matter (tests/unit/test_tensorrt_api.py); here it is strict about what a device would not
+forgive: copies outside of what was allocated, shapes outside of the profile, tensors without an address, a cache whose
+old and new address differ, and results that are read before the stream was waited for.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -17,8 +18,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
+import torch
 
+from build_engines import device_kernels
+from tandem.engines.device_choice import KERNELS_FILE
+
+THREADS, SHARED = 128, 32  # of a launch
+_POINTED = {"*i32": np.int32, "*i64": np.int64, "*fp32": np.float32, "*fp64": np.float64}
 _TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 Profiles = Sequence[dict[str, tuple[int, ...]]]  # for each profile the greatest value of each free dimension
 
@@ -77,6 +85,27 @@ class Cuda:
     def cudaHostAlloc(self, size: int, flags: int) -> tuple[int, int]:  # noqa: N802
         assert flags == 0
         return self._allocate(size, False)
+
+    def _free(self, address: int, on_device: bool) -> tuple[int]:
+        self.require(address, 1, on_device)
+        assert not self.stream, "what is on the stream may need it"
+        del self._memory[address]
+        return (0,)
+
+    def cudaFree(self, address: int) -> tuple[int]:  # noqa: N802
+        return self._free(address, True)
+
+    def cudaFreeHost(self, address: int) -> tuple[int]:  # noqa: N802
+        return self._free(address, False)
+
+    def view(self, address: int, dtype: type) -> npt.NDArray[Any]:
+        """Memory of the device from an address to the end of what it was allocated with."""
+        for start, (_, size, is_device) in self._memory.items():
+            if start <= address < start + size:
+                assert is_device, "the wrong side of the bus"
+                count = (start + size - address) // np.dtype(dtype).itemsize
+                return np.ctypeslib.as_array((np.ctypeslib.as_ctypes_type(dtype) * count).from_address(address))
+        raise AssertionError(f"{address:#x} was not allocated")
 
     def cudaStreamCreate(self) -> tuple[int, int]:  # noqa: N802
         return 0, 77
@@ -164,6 +193,62 @@ class Cuda:
     def cudaGraphLaunch(self, graph: int, stream: int) -> tuple[int]:  # noqa: N802
         self.launches += 1
         return self._later(stream, lambda: [work() for work in self.executable[graph]])
+
+
+class Driver:
+    """The CUDA driver. A module is the name of a kernel, which the Triton language's interpreter runs.
+
+    Tests that launch one must have chosen the interpreter: `device_kernels.require(interpreted=True)`.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.launched: list[tuple[str, int]] = []  # names and numbers of programs
+        # Called behind each kernel, with its name and arguments.
+        self.meddle: Callable[[str, Sequence[Any]], None] = lambda name, values: None
+
+    def cuModuleLoadData(self, image: bytes) -> tuple[int, str]:  # noqa: N802
+        return 0, image.decode()
+
+    def cuModuleGetFunction(self, module: str, name: bytes) -> tuple[int, str]:  # noqa: N802
+        assert name == f"{module}_kernel".encode()
+        return 0, module
+
+    def cuLaunchKernel(  # noqa: N802
+        self,
+        function: str,
+        *grid_and_block: int | Any,
+    ) -> tuple[int]:
+        *sizes, shared, stream, (values, types), extra = grid_and_block
+        programs, *ones = sizes
+        assert ones == [1, 1, THREADS, 1, 1]
+        assert (shared, extra) == (SHARED, 0)
+        kernel = device_kernels.kernels()[function]
+        kinds = kernel.types.split()
+        assert list(values[len(kinds) :]) == [0, 0]
+        assert [kind.startswith("*") for kind in kinds] == [one is ctypes.c_void_p for one in types[: len(kinds)]]
+        self.launched.append((function, programs))
+
+        def run() -> None:
+            arguments = [
+                torch.from_numpy(self._cuda.view(value, _POINTED[kind])) if kind in _POINTED else value
+                for kind, value in zip(kinds, values, strict=False)
+            ]
+            kernel.function[(programs,)](*arguments, **kernel.constants)
+            self.meddle(function, values)
+
+        return self._cuda._later(stream, run)
+
+
+def write_kernels(directory: Path) -> None:
+    """What build_engines.device_kernels writes, for `Driver`."""
+    facts = {}
+    for name, kernel in device_kernels.kernels().items():
+        (directory / f"{name}.cubin").write_text(name)
+        launch = {"entry": f"{name}_kernel", "scratch": 2, "threads": THREADS, "shared": SHARED}
+        files = {"file": f"{name}.cubin", "block": device_kernels.BLOCK, "arguments": kernel.types.split()}
+        facts[name] = {**files, **launch}
+    (directory / KERNELS_FILE).write_text(json.dumps(facts))
 
 
 class Context:

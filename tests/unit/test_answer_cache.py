@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coordination import END, VOCAB, Collector, LocalTarget, letters_tokenizer
+from coordination import Collector, LocalTarget, letters_coordinator
 
 from tandem.answer_cache import ENTRY_BYTES, AnswerCache
 from tandem.coordinator import Coordinator
-from tandem.manifest import Manifest
 from tandem.sequence import Emission, Sequence
-from tandem.settings import CoordinatorSettings
 from tandem.step import StepRequest
 
 WAIT_S = 90  # in a fresh clone the sampler is compiled first
@@ -28,13 +24,7 @@ def target() -> LocalTarget:
 
 @pytest.fixture
 def coordinator(target: LocalTarget, tmp_path: Path) -> Iterator[Coordinator]:
-    letters_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    fields: dict[str, Any] = {field.name: "" for field in dataclasses.fields(Manifest)}
-    numbers = {"vocab_size": VOCAB, "context_length": 200, "dynamic_quantization_group": 0, "bos_token_id": None}
-    fields |= numbers | {"eos_token_ids": (END,), "add_bos": False, "files": {}, "quality": None}
-    runtime = {"runtime": "numpy", "runtime_version": metadata.version("numpy")}
-    Manifest(**{**fields, **runtime}).write(tmp_path)
-    coordinator = Coordinator(CoordinatorSettings(answer_cache_mb=1), tmp_path, [target])
+    coordinator = letters_coordinator(tmp_path, [target], answer_cache_mb=1)
     coordinator.start()
     yield coordinator
     coordinator.stop()
@@ -110,6 +100,15 @@ def test_what_does_not_determine_the_answer_does_not(coordinator: Coordinator) -
     for name, value in same.items():
         ask(coordinator, **{name: value})
     assert (coordinator.answers.hits, coordinator.answers.misses) == (len(same), 1)
+
+
+def test_a_request_that_skips_the_cache_neither_leaves_its_answer_nor_takes_one(coordinator: Coordinator) -> None:
+    ask(coordinator, cache_skip=True)
+    ask(coordinator)
+    ask(coordinator, cache_skip=True)
+    assert (coordinator.answers.hits, coordinator.answers.misses) == (0, 1)
+    ask(coordinator)
+    assert coordinator.answers.hits == 1
 
 
 def test_random_answers_are_neither_kept_nor_looked_for(coordinator: Coordinator) -> None:

@@ -81,6 +81,7 @@ def test_every_field_has_its_type_and_shape():
         "cache_salt": "s",
         "cache_priority": 3,
         "cache_pin": True,
+        "cache_skip": True,
     }
     request = build_request(None, [{"role": "user", "content": "é"}], everything, stream=True, timeout=1.5)
     sent = tensors(request)

@@ -20,6 +20,7 @@ from build_engines.language import build
 from build_engines.language_architecture import Architecture
 from build_engines.language_contract import export
 from build_engines.recipe import Recipe
+from build_engines.smooth_quant import Smoothed
 from build_engines.source import resolve
 from tandem.engines.slots import SPARE_POSITIONS
 
@@ -34,9 +35,15 @@ def graph(directory: Path, case: Case = CASES["llama"], **options: Any) -> Path:
     return export(architecture, directory, **({"weights": "fp16", "length": LENGTH, "fixed_length": True} | options))
 
 
-@pytest.mark.parametrize("weights", ["fp16", "int8-fp16", "int4-fp16"])
+# Of the inputs of the tiny model's only layer.
+SIZES = {"self_attn.qkv": 64, "self_attn.o_proj": 64, "mlp.gate_up": 64, "mlp.down_proj": 128}
+SMOOTHED = {f"layers.0.{name}": Smoothed(np.full(size, 0.5, np.float32), 4.0) for name, size in SIZES.items()}
+
+
+@pytest.mark.parametrize("weights", ["fp16", "int8-fp16", "w8a8-fp16", "int4-fp16"])
 def test_the_graph_compiles(tmp_path: Path, weights: str) -> None:
-    sizes = compile_check.compile_check(graph(tmp_path, weights=weights), ALL)
+    smoothed = SMOOTHED if weights.startswith("w8a8") else None
+    sizes = compile_check.compile_check(graph(tmp_path, weights=weights, smoothed=smoothed), ALL)
     assert sizes.keys() == set(ALL)
     assert min(sizes.values()) > 2 * 512 * 64, "the weights are in it"
 
@@ -68,12 +75,13 @@ def with_a_free_cache_length(path: Path) -> Path:
 
 
 def with_zero_points(path: Path, value: int) -> Path:
-    """`value` as the zero point of every quantized weight."""
+    """`value` as the zero point of every quantized weight, in place of zeros."""
     model = onnx.load(path, load_external_data=False)
     sizes = {item.name: list(item.dims) for item in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
             zeros = np.full(sizes[node.input[1]], value, np.int8)
+            del node.input[2:]
             node.input.append(f"{node.input[0]}.zero")
             model.graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
     onnx.save(model, path)

@@ -52,6 +52,7 @@ def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(tensorrt_library, "load", lambda: tensorrt_rtx)
     monkeypatch.setattr(tensorrt_library, "version", lambda: VERSION)
     monkeypatch.setattr(language_plan, "compiled", compiled)
+    monkeypatch.setattr(language_plan, "write_kernels", lambda directory, capability: False)
     monkeypatch.setattr(language_plan, "TIMING_CACHE", tmp_path / "timing" / "cache")
     return seen
 

@@ -162,6 +162,19 @@ def test_a_sequence_that_needs_the_whole_pool_gets_it() -> None:
         requests.run([*PROMPT[:22], 1, 2], answer=4)
 
 
+def test_a_request_that_skips_the_cache_neither_finds_nor_leaves_anything() -> None:
+    requests = Requests(executor_with())
+    cache = requests.executor.kv_cache
+    requests.run(PROMPT, answer=8, skipped=True)
+    assert (cache.cached_blocks, cache.queried_tokens) == (0, 0)
+    requests.run(PROMPT, answer=8)
+    kept, free = cache.cached_blocks, cache.free_blocks
+    assert kept > 0
+    assert requests.cached(PROMPT, skipped=True) == 0
+    assert (cache.cached_blocks, cache.free_blocks) == (kept, free)
+    assert requests.cached(PROMPT) == len(PROMPT) - 2, "what was kept is still there"
+
+
 def test_switched_off_nothing_is_kept() -> None:
     engine = TableEngine(num_blocks=16, block_size=BLOCK)
     requests = Requests(Executor(engine, 1, kv_cache=KvCache(16, BLOCK)))

@@ -74,6 +74,7 @@ def test_defaults():
         cache_salt="",
         cache_priority=50,
         cache_pin=False,
+        cache_skip=False,
         num_draft_tokens=None,
         drafter="auto",
     )
@@ -101,6 +102,7 @@ def test_every_field_is_read():
         "cache_salt": "tenant",
         "cache_priority": 90,
         "cache_pin": True,
+        "cache_skip": True,
         "num_draft_tokens": 4,
         "drafter": "none",
     }

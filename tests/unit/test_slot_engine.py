@@ -36,6 +36,7 @@ from tandem.engines.slots import FEW_TOKENS, SlotEngine
 from tandem.manifest import Manifest
 
 SLOTS_LENGTH = 256
+README = Path(__file__).parents[2] / "README.md"
 EXPRESSIBLE = {name: case for name, case in CASES.items() if not name.startswith("gemma2")}
 FP32 = Recipe("fp32", kv_cache="f32", runtime="onnxruntime", length=SLOTS_LENGTH)
 
@@ -164,10 +165,12 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", "w8a8", "int4"])
 def test_logits_do_not_depend_on_the_step_bit_for_bit(weights: str, tmp_path: Path) -> None:
     """Alone, in a batch, with drafts, and with the prompt in other chunks."""
-    directory = make(CASES["qwen3"], tmp_path, Recipe(weights, runtime="onnxruntime", length=SLOTS_LENGTH))[1]
+    calibration = README if weights == "w8a8" else None
+    recipe = Recipe(weights, runtime="onnxruntime", length=SLOTS_LENGTH, calibration=calibration)
+    directory = make(CASES["qwen3"], tmp_path, recipe)[1]
     engine = loaded(directory)
     expected = answers(engine, [90] + [1] * 30, [])
     for plan, beside in PLANS:
@@ -250,7 +253,7 @@ def test_options_that_cannot_be_are_refused(llama: tuple[Any, Path], options: di
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"weights": "bf16"}, "bf16 weights are not built for onnxruntime; choose one of fp32, fp16, int8, int4"),
+        ({"weights": "bf16"}, "bf16 weights are not built for onnxruntime; choose one of fp32, fp16, int8, w8a8, int4"),
         ({"weights": "int4", "zero_points": "none"}, "none zero points are for openvino only; choose float"),
         ({"kv_cache": "u8"}, "a KV cache in u8 is for openvino only; choose f32 or f16"),
         ({"length": 100}, "max length 100: it must be a multiple of 64"),

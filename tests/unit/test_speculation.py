@@ -397,6 +397,33 @@ def test_leaving_a_width_must_pay() -> None:
     assert len(drafted(speculation, [state])[0].tokens) == 2
 
 
+def test_now_and_then_a_pass_has_no_drafts_though_a_few_pay() -> None:
+    """So that the cost of a plain step stays known; and the control goes on behind it."""
+    speculation = Speculation(linear(0.03))
+    state = state_of(history=REPEATING, max_drafts=1)
+    counts = [len(drafted(speculation, [state])[0].tokens) for _ in range(4 * speculation_module.EXPLORE_EVERY)]
+    assert counts.count(0) == 2
+    assert set(counts) == {0, 1}
+
+
+def test_what_reads_a_prompt_tells_nothing_of_a_decoding_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what a prompt takes for the cost of a narrow step, drafts looked cheap (4 streams lost 4 %)."""
+    seen: list[int] = []
+    monkeypatch.setattr(StepCost, "observe", lambda self, width, seconds: seen.append(width))
+    executor = Executor(TableEngine(), 1, Speculation(linear(0.1)))
+    opens = [OpenSequence(number, 6, SamplingParams(), "none") for number in (1, 2)]
+    first = executor.step(StepRequest([StepRow(1, 0, [1, 2, 3, 4, 5, 6], 1)], opens[:1]))
+    assert seen == []
+    beside = executor.step(
+        StepRequest([StepRow(1, 6, first.chosen.tolist(), 1), StepRow(2, 0, [7, 8, 9, 1, 2, 3], 1)], opens[1:])
+    )
+    assert seen == []
+    executor.step(
+        StepRequest([StepRow(1, 7, beside.chosen[:1].tolist(), 1), StepRow(2, 6, beside.chosen[1:].tolist(), 1)])
+    )
+    assert seen == [2]
+
+
 def test_drafts_fill_the_width_they_pay_for() -> None:
     state = state_of(history=REPEATING)
     for slope in (0.01, 0.03, 0.05, 0.1):

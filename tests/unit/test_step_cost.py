@@ -1,5 +1,7 @@
 """The cost curve of a step: what it says between its points, and how it follows the machine."""
 
+import random
+
 import pytest
 
 from tandem.step_cost import PATIENCE, REPEATS, StepCost, profile
@@ -47,6 +49,18 @@ def test_one_width_alone_does_not_move_the_shape() -> None:
         cost.observe(2, 16.0)
         observe(cost, 4, 24.0, times=50)
     assert cost(4) / cost(2) == pytest.approx(1.5, rel=0.03)
+
+
+def test_widths_that_are_in_use_do_not_move_against_those_that_are_not() -> None:
+    """First steps that are always slower, and noise: nothing of that is a reason to think that a wide step is cheap."""
+    cost = StepCost([2, 4, 8, 48], [10.0, 12.0, 20.0, 70.0], ready=48)
+    rng = random.Random(1)
+    for _ in range(3000):
+        for width, seconds in ((2, 10.0), (4, 12.0)):
+            cost.observe(width, seconds * 1.1 * rng.lognormvariate(0, 0.1))
+            observe(cost, width, seconds * rng.lognormvariate(0, 0.1), times=2)
+    assert cost(48) / cost(2) == pytest.approx(7, rel=0.1)
+    assert cost(4) / cost(2) == pytest.approx(1.2, rel=0.1)
 
 
 def test_the_first_step_of_a_width_tells_of_the_change_only() -> None:

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 BINDINGS = ROOT / ".cache" / "test-tools" / "tensorrt"
 SOURCES = [
     ROOT / "tandem" / "engines" / "tensorrt.py",
+    ROOT / "tandem" / "engines" / "cuda_device.py",
+    ROOT / "tandem" / "engines" / "device_choice.py",
     ROOT / "build_engines" / "language_plan.py",
     ROOT / "build_engines" / "compile_check.py",
     ROOT / "build_engines" / "vision" / "tensorrt_plan.py",
@@ -43,16 +45,21 @@ def test_every_call_is_one_that_the_bindings_take() -> None:
 MUTATIONS = {
     "of TensorRT 8": ("execute_async_v3", "execute_async_v2", "context.execute_async_v2: there is no such thing"),
     "an argument less": (
-        "profile_async(index, int(self._stream))",
+        "profile_async(index, int(self._gpu.stream))",
         "profile_async(index)",
         "context.set_optimization_profile_async: does not take 1 arguments",
     ),
     "a misspelt function": ('"cudaHostAlloc"', '"cudaMallocHost_"', "cudaMallocHost_: there is no such function"),
-    "a copy without its stream": ("kind, self._stream)", "kind)", "cudaMemcpy2DAsync: does not take 7 arguments"),
+    "a copy without its stream": ("kind, self._gpu.stream)", "kind)", "cudaMemcpy2DAsync: does not take 7 arguments"),
     "a recording without its mode": (
-        '"cudaStreamBeginCapture", self._stream, mode)',
-        '"cudaStreamBeginCapture", self._stream)',
+        '"cudaStreamBeginCapture", self._gpu.stream, mode)',
+        '"cudaStreamBeginCapture", self._gpu.stream)',
         "cudaStreamBeginCapture: does not take 1 arguments",
+    ),
+    "a launch with an argument less": (
+        "stream, values, 0)",
+        "stream, values)",
+        "cuLaunchKernel: does not take 10 argum",
     ),
     "a misspelt constant": ("cudaMemcpyHostToDevice", "cudaMemcpyHostDevice", "cudaMemcpyHostDevice: there is no"),
     "a mode that is none": ("TensorIOMode.INPUT", "TensorIOMode.IN", "trt.TensorIOMode.IN: there is no such thing"),
@@ -62,8 +69,7 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_control_a_wrong_call_is_noticed(name: str, tmp_path: Path) -> None:
     before, after, complaint = MUTATIONS[name]
-    source = SOURCES[0].read_text()
-    assert before in source
+    source = next(text for path in SOURCES if before in (text := path.read_text()))
     (tmp_path / "mutated.py").write_text(source.replace(before, after))
     *wrong, _ = compare(tmp_path / "mutated.py")
     assert len(wrong) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from architecture_cases import CASES, EXACT, LENGTH, distance, distance_in_chunks, sequence, torch_logits
-from device_stand_in import Cuda, Profiles, tensorrt
+from device_stand_in import Cuda, Driver, Profiles, tensorrt
 from tiny_models import VOCABULARY, config, random_model
 
 from build_engines.language_architecture import Architecture
@@ -50,7 +50,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 def session(directory: Path, megabytes: int = 64, cuda: Cuda | None = None) -> TensorRtSession:
     cuda = cuda or Cuda()
-    return TensorRtSession(directory / PLAN, megabytes, cuda.device, (tensorrt(PROFILES, cuda), cuda))
+    return TensorRtSession(directory / PLAN, megabytes, cuda.device, (tensorrt(PROFILES, cuda), cuda, Driver(cuda)))
 
 
 TEXTS = ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key")
@@ -203,7 +203,7 @@ def test_a_pipeline_of_two_devices_equals_torch(llama: tuple[Any, Path], tmp_pat
         plan.write_text(str(graph))
         cuda = Cuda()
         cuda.device = number
-        stages.append(TensorRtSession(plan, 32, number, (tensorrt(PROFILES, cuda), cuda)))
+        stages.append(TensorRtSession(plan, 32, number, (tensorrt(PROFILES, cuda), cuda, Driver(cuda))))
     target = SlotEngine(PipelineSession(stages), MANIFEST, EngineOptions())
     assert distance_in_chunks(target, model) < EXACT
     assert decoded(target, model, 6) < EXACT
