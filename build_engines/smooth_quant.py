@@ -41,11 +41,11 @@ def calibration_texts(tokenizer: Any, path: Path | None = None) -> list[list[int
     if path is None:
         from build_engines.drafting.foldoc import entries
 
-        texts = (f"{head}: {definition}\n" for head, definition in entries())
+        texts = [f"{head}: {definition}\n" for head, definition in entries()]
         source = "FOLDOC"
     else:
         try:
-            texts = iter(path.read_text(encoding="utf-8").splitlines(keepends=True))
+            texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
         except (OSError, UnicodeDecodeError) as error:
             raise BuildError(f"calibration text {path}: {error}") from error
         source = str(path)

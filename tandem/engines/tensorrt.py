@@ -151,7 +151,7 @@ class TensorRtSession:
         else:
             self._graphs.move_to_end(key)
             self._call("cudaGraphLaunch", graph, self._gpu.stream)
-        found = {}
+        found: dict[str, npt.NDArray[Any]] = {}
         if choices is not None:
             assert self._choice is not None
             logits = self._outputs["logits"].device
