@@ -30,8 +30,9 @@ int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel
 which ONNX Runtime fails where it turns them into uint8: on processors without VNNI). int4 weights are such nodes with a
 scale for each group of inputs, and 8 is taken off the codes to make them symmetric. What is missing then, the inputs'
 sums by group with what a code of 8 stands for, is a product of its own. The LM head has int8 weights in that case.
-w8a8 has int8 weights, and QuantizeLinear and DequantizeLinear around the inputs of all linear layers but the LM head,
-symmetric, with one scale that was calibrated; before, each channel has its factor: see build_engines.smooth_quant.
+w8a8 has int8 weights, and QuantizeLinear and DequantizeLinear around the inputs of linear layers (not of the LM head and
+down_proj), symmetric, with one scale that was calibrated; before, each channel has its factor: see
+build_engines.smooth_quant.
 
 A graph may be a stage of a pipeline, which has some of the layers. All but the first have the hidden states [T, hidden]
 as input `received` in place of `tokens`, all but the last as output `passed` in place of logits and features.
@@ -84,7 +85,7 @@ def export(
         kv_cache: f32 or f16; with activations in fp16 always f16.
         fixed_length: without `visible`, as TensorRT wants it.
         stage: its number, from 0, and how many there are; each has as many layers as the others, or one less.
-        smoothed: of the inputs of all linear layers, for w8a8.
+        smoothed: of the inputs of linear layers, for w8a8.
 
     Returns:
         The path of the graph.

