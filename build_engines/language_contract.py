@@ -30,8 +30,8 @@ int8 weights are DequantizeLinear nodes, symmetric, one scale per output channel
 which ONNX Runtime fails where it turns them into uint8: on processors without VNNI). int4 weights are such nodes with a
 scale for each group of inputs, and 8 is taken off the codes to make them symmetric. What is missing then, the inputs'
 sums by group with what a code of 8 stands for, is a product of its own. The LM head has int8 weights in that case.
-w8a8 has int8 weights, and QuantizeLinear and DequantizeLinear around the inputs of linear layers (not of the LM head and
-down_proj), symmetric, with one scale that was calibrated; before, each channel has its factor: see
+w8a8 has int8 weights, and QuantizeLinear and DequantizeLinear around the inputs of linear layers (not the LM
+head's and down_proj's), symmetric, with one scale that was calibrated; before, each channel has its factor: see
 build_engines.smooth_quant.
 
 A graph may be a stage of a pipeline, which has some of the layers. All but the first have the hidden states [T, hidden]
