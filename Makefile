@@ -90,10 +90,10 @@ bench: engine ## tokens/s against the bare engine, the cost of invariance and of
 	@$(PY) -m benchmarks.invariance
 	@$(PY) -m benchmarks.sampling
 
-bench-speculation: engine ## speed with and without drafters, about an hour: docs/speculation.md
+bench-speculation: engine ## speed with and without drafters, one to two hours: docs/speculation.md
 	@$(PY) -m benchmarks.speculation --full
 
-bench-cache: engine ## what KV-cache reuse brings, about half an hour: docs/cache.svg
+bench-cache: engine ## what KV-cache reuse brings, some three quarters of an hour: docs/cache.svg
 	@$(PY) -m benchmarks.cache
 
 bench-batching: engine-digits ## what dynamic batching of images brings, by perf_analyzer, about ten minutes

@@ -252,6 +252,8 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=64, help="tokens of each of those")
     parser.add_argument("--plot", type=Path, default=PLOT, help="where the plot goes")
     arguments = parser.parse_args()
+    if arguments.rounds < 3:
+        parser.error("--rounds must be at least 3: with fewer the pool of the part one-engine is never full")
     report, texts = Report(arguments), Texts()
     with (
         TritonServer(Options()) as server,

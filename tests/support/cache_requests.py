@@ -39,3 +39,16 @@ class Requests:
 
     def cached(self, prompt: Sequence[int], salt: str = "", answer: int = 1, **retention: int) -> int:
         return int(self.run(prompt, salt, answer, **retention).cached[0])
+
+
+def check_skipping(executor: Executor, prompt: Sequence[int]) -> None:
+    """A request that skips the cache neither finds nor leaves anything, and takes nothing away."""
+    requests, cache = Requests(executor), executor.kv_cache
+    requests.run(prompt, answer=8, skipped=True)
+    assert (cache.cached_blocks, cache.queried_tokens) == (0, 0)
+    requests.run(prompt, answer=8)
+    kept, free = cache.cached_blocks, cache.free_blocks
+    assert kept > 0
+    assert requests.cached(prompt, skipped=True) == 0
+    assert (cache.cached_blocks, cache.free_blocks) == (kept, free)
+    assert requests.cached(prompt) == len(prompt) - 2, "what was kept is still there"

@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import torch
+from tiny_models import VOCABULARY
 
 from build_engines import device_kernels
 from tandem.engines.device_choice import KERNELS_FILE
+from tandem.manifest import Manifest
 
 THREADS, SHARED = 128, 32  # of a launch
 _POINTED = {"*i32": np.int32, "*i64": np.int64, "*fp32": np.float32, "*fp64": np.float64}
@@ -238,6 +240,25 @@ class Driver:
             self.meddle(function, values)
 
         return self._cuda._later(stream, run)
+
+
+def plan_manifest(length: int) -> Manifest:
+    """Of a tiny model's plan for texts of so many tokens."""
+    texts = ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key")
+    return Manifest(
+        **dict.fromkeys(texts, ""),
+        activations="f32",
+        kv_cache="f32",
+        dynamic_quantization_group=0,
+        runtime="tensorrt",
+        runtime_version="11.1.0.0",
+        vocab_size=VOCABULARY,
+        context_length=length,
+        bos_token_id=None,
+        eos_token_ids=(),
+        add_bos=False,
+        files={},
+    )
 
 
 def write_kernels(directory: Path) -> None:

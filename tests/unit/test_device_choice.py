@@ -14,8 +14,8 @@ import pytest
 device_kernels.require(interpreted=True)
 
 from architecture_cases import CASES, sequence
-from device_stand_in import Cuda, Driver, Profiles, tensorrt, write_kernels
-from tiny_models import VOCABULARY, config, random_model
+from device_stand_in import Cuda, Driver, Profiles, plan_manifest, tensorrt, write_kernels
+from tiny_models import config, random_model
 
 from build_engines.language_architecture import Architecture
 from build_engines.language_contract import export
@@ -24,7 +24,6 @@ from tandem.engines import tensorrt as tensorrt_session
 from tandem.engines.slots import FEW_TOKENS, SPARE_POSITIONS, SlotEngine
 from tandem.engines.tensorrt import PLAN_FACTS, TensorRtSession
 from tandem.executor import Executor
-from tandem.manifest import Manifest
 from tandem.sampling import Choice, SamplingParams, SamplingState
 from tandem.sampling import choose as choose_on_cpu
 from tandem.step import OpenSequence, StepRequest, StepRow
@@ -34,21 +33,7 @@ PROFILES: Profiles = [
     {"B": ROWS, "m": FEW_TOKENS, "T": ROWS * FEW_TOKENS, "W": ROWS * FEW_TOKENS},
     {"B": 1, "m": TOKENS, "T": TOKENS, "W": TOKENS},
 ]
-TEXTS = ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key")
-MANIFEST = Manifest(
-    **dict.fromkeys(TEXTS, ""),
-    activations="f32",
-    kv_cache="f32",
-    dynamic_quantization_group=0,
-    runtime="tensorrt",
-    runtime_version="11.1.0.0",
-    vocab_size=VOCABULARY,
-    context_length=LENGTH,
-    bos_token_id=None,
-    eos_token_ids=(),
-    add_bos=False,
-    files={},
-)
+MANIFEST = plan_manifest(LENGTH)
 PARAMS = (
     SamplingParams(),
     SamplingParams(temperature=0.9, seed=5),

@@ -6,7 +6,7 @@ import random
 from collections import OrderedDict
 
 import pytest
-from cache_requests import Requests, best_token
+from cache_requests import Requests, best_token, check_skipping
 from coordination import LocalTarget, expected_tokens, make_sequence
 from table_engine import TableEngine
 
@@ -163,16 +163,7 @@ def test_a_sequence_that_needs_the_whole_pool_gets_it() -> None:
 
 
 def test_a_request_that_skips_the_cache_neither_finds_nor_leaves_anything() -> None:
-    requests = Requests(executor_with())
-    cache = requests.executor.kv_cache
-    requests.run(PROMPT, answer=8, skipped=True)
-    assert (cache.cached_blocks, cache.queried_tokens) == (0, 0)
-    requests.run(PROMPT, answer=8)
-    kept, free = cache.cached_blocks, cache.free_blocks
-    assert kept > 0
-    assert requests.cached(PROMPT, skipped=True) == 0
-    assert (cache.cached_blocks, cache.free_blocks) == (kept, free)
-    assert requests.cached(PROMPT) == len(PROMPT) - 2, "what was kept is still there"
+    check_skipping(executor_with(), PROMPT)
 
 
 def test_switched_off_nothing_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -18,10 +19,12 @@ from tandem import executor as executor_module
 from tandem import speculation as speculation_module
 from tandem.decoding import DecodingLoop
 from tandem.executor import Executor
+from tandem.kv_cache import Retention
 from tandem.metrics import Metrics
 from tandem.sampling import Choice, SamplingParams
 from tandem.scheduler import Scheduler
 from tandem.sequence import Sequence as Decoded
+from tandem.shared_texts import SharedTexts
 from tandem.speculation import Drafts, DraftState, GoesOn, Proposal, Speculation, _model_kind, agreement
 from tandem.step import OpenSequence, Origin, StepRequest, StepRow
 from tandem.step_cost import WIDTHS, StepCost
@@ -395,6 +398,17 @@ def test_leaving_a_width_must_pay() -> None:
     for _ in range(50):
         speculation.cost.observe(4, 1.06)
     assert len(drafted(speculation, [state])[0].tokens) == 2
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_the_answer_to_a_request_that_skips_the_cache_is_not_drafted_from(skipped: bool) -> None:
+    """Its control is the answer to one that does not."""
+    speculation = Speculation(linear(0.03), shared=SharedTexts(100))
+    answered = state_of(history=[0, *range(1, 12)])
+    answered.opened = dataclasses.replace(answered.opened, retention=Retention(skipped=skipped))
+    speculation.close(answered)
+    (proposal,) = drafted(speculation, [state_of(history=[0, 5, 6, 7, 8])])
+    assert proposal.tokens[:1] == ([] if skipped else [9])
 
 
 def test_now_and_then_a_pass_has_no_drafts_though_a_few_pay() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from architecture_cases import CASES, EXACT, LENGTH, distance, distance_in_chunks, sequence, torch_logits
-from device_stand_in import Cuda, Driver, Profiles, tensorrt
-from tiny_models import VOCABULARY, config, random_model
+from device_stand_in import Cuda, Driver, Profiles, plan_manifest, tensorrt
+from tiny_models import config, random_model
 
 from build_engines.language_architecture import Architecture
 from build_engines.language_contract import export
@@ -20,7 +20,6 @@ from tandem.engines import tensorrt as tensorrt_session
 from tandem.engines.pipeline import PipelineSession
 from tandem.engines.slots import FEW_TOKENS, SPARE_POSITIONS, SlotEngine
 from tandem.engines.tensorrt import PLAN_FACTS, TensorRtSession
-from tandem.manifest import Manifest
 
 SLOTS_LENGTH = 256
 PLAN = "model.plan"
@@ -53,21 +52,7 @@ def session(directory: Path, megabytes: int = 64, cuda: Cuda | None = None) -> T
     return TensorRtSession(directory / PLAN, megabytes, cuda.device, (tensorrt(PROFILES, cuda), cuda, Driver(cuda)))
 
 
-TEXTS = ("kind", "name", "architecture", "source", "source_sha256", "tokenizer_sha256", "weights", "build_key")
-MANIFEST = Manifest(
-    **dict.fromkeys(TEXTS, ""),
-    activations="f32",
-    kv_cache="f32",
-    dynamic_quantization_group=0,
-    runtime="tensorrt",
-    runtime_version="11.1.0.0",
-    vocab_size=VOCABULARY,
-    context_length=SLOTS_LENGTH,
-    bos_token_id=None,
-    eos_token_ids=(),
-    add_bos=False,
-    files={},
-)
+MANIFEST = plan_manifest(SLOTS_LENGTH)
 
 
 def engine(directory: Path, cuda: Cuda | None = None) -> SlotEngine:
