@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load test-compile soak clean
+.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load test-compile test-litert soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -138,6 +138,9 @@ bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s 
 
 test-compile: setup ## the classifiers' graphs for TensorRT compile for three GPU architectures, here without one
 	$(PY) -m pytest -q -m load tests/load/test_vision_compile.py
+
+test-litert: setup ## LiteRT's own converter, 640 MB on disk, makes what the tests use
+	$(PY) -m pytest -q -m load tests/load/test_litert.py
 
 soak: engine ## ten minutes under load
 	$(PY) -m pytest -q -s -m load tests/load/test_soak.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,12 @@ import pytest
 from launcher.server import Options, TritonServer
 
 StartServer = Callable[..., TritonServer]
+
+
+def pytest_configure() -> None:
+    """A job in the background of a script ignores interrupts, and so would every command that is started here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from build_engines.progress import console, stage
 from build_engines.vision.checkpoint import Checkpoint, Images, Origin
 from build_engines.vision.onnx_graph import graph_key, graph_of
 from build_engines.vision.recipes import LEAST_AGREEMENT, Material, Recipe
+from build_engines.vision.sensitivity import MOST_ERROR, sensitive_layers
 from tandem.manifest import FILE_NAME, ManifestError, sha256_of_file
 from tandem.vision.classifier import RUNTIMES, load_classifier
 from tandem.vision.manifest import LABELS_FILE, VisionManifest
 
-_VERSION = 1  # raise it when a change of this package changes the engines it writes
+_VERSION = 2  # raise it when a change of this package changes the engines it writes
 _CHECKED = 16  # pictures on which an engine is compared with full precision when it is built
 
 
@@ -62,8 +63,8 @@ def build_key(origin: Origin, recipe: Recipe) -> str:
     """Hash over everything that the engine's files depend on."""
     tools = {tool: version_of(tool) for tool in (recipe.runtime, *recipe.tools)}
     parts = {"builder": _VERSION, "graph": graph_key(origin), "recipe": recipe.name, "tools": tools}
-    if recipe.quantized:
-        parts["sensitive"] = origin.sensitive
+    if recipe.mixed:
+        parts["most_error"] = MOST_ERROR
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -100,8 +101,9 @@ def _build_into(directory: Path, origin: Origin, recipe: Recipe, key: str) -> Vi
             pictures.append(origin.calibration(checkpoint.image))
         return pictures[0]
 
+    sensitive = sensitive_layers(graph, calibration()) if recipe.mixed else []
     with stage(f"{recipe.name}: {recipe.text}"):
-        model_file = recipe.make(Material(lambda: checkpoint, graph, calibration, origin.sensitive), directory)
+        model_file = recipe.make(Material(lambda: checkpoint, graph, calibration, sensitive), directory)
     (directory / LABELS_FILE).write_text("\n".join(checkpoint.labels) + "\n", encoding="utf-8")
     manifest = VisionManifest(
         name=origin.name,

@@ -41,7 +41,5 @@ class Origin:
     load: Callable[[], Checkpoint]
     calibration: Callable[[ImageRule], Images]
     """Real pictures, none of them used to validate."""
-    sensitive: int = 0
-    """So many of the first convolutions are better left in full precision (measured: docs/vision.md)."""
     recipe: str = "openvino-int8"
     """What it is served with unless the user says otherwise: the fastest that keeps 99 % of the top-1."""

@@ -36,24 +36,16 @@ def quantize(material: Material, target: Path, *, symmetric: bool) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     options: dict[str, Any] = {"ActivationSymmetric": symmetric, "WeightSymmetric": True}
-    kept = first_convolutions(material.graph, material.sensitive)
     if symmetric:
         options |= {"QuantizeBias": False, "AddQDQPairToWeight": True}
+        options["OpTypesToExcludeOutputQuantization"] = ["Conv", "Gemm"]
     with quiet():
         quantize_static(
             material.graph, target, _Reader(material.calibration()), quant_format=QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=["Conv", "Gemm"] if symmetric else None,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8, weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=kept, extra_options=options,
+            calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=material.sensitive, extra_options=options,
         )  # fmt: skip
-
-
-def first_convolutions(graph: Path, count: int) -> list[str]:
-    """Names of the first `count` convolutions."""
-    import onnx
-
-    nodes = onnx.load(graph, load_external_data=False).graph.node
-    return [node.name for node in nodes if node.op_type == "Conv"][:count]
 
 
 class _Reader:

@@ -36,7 +36,7 @@ def int8(material: Material, directory: Path) -> str:
         model = nncf.quantize(
             model, nncf.Dataset([images[index : index + 1] for index in range(len(images))]),
             preset=nncf.QuantizationPreset.MIXED, subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=_first_convolutions(model, material.sensitive)),
+            ignored_scope=nncf.IgnoredScope(names=_named(model, material.sensitive)),
             # Without VNNI the processor adds products in 16 bits: half of the range keeps them from saturating.
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )  # fmt: skip
@@ -49,9 +49,12 @@ def _read(material: Material) -> Any:
     return ov.convert_model(material.graph)  # folds constants, without which NNCF finds no biases to correct
 
 
-def _first_convolutions(model: Any, count: int) -> list[str]:
-    kinds = ("Convolution", "GroupConvolution")
-    return [item.get_friendly_name() for item in model.get_ordered_ops() if item.get_type_name() in kinds][:count]
+def _named(model: Any, nodes: list[str]) -> list[str]:
+    """What OpenVINO calls these nodes of the graph; biases become operations of their own."""
+    wanted = {name + ending for name in nodes for ending in ("", "/WithoutBiases")}
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    operations = [item for item in model.get_ordered_ops() if item.get_type_name() in kinds]
+    return [item.get_friendly_name() for item in operations if item.get_friendly_name() in wanted]
 
 
 def _save(model: Any, directory: Path, halved: bool = False) -> str:

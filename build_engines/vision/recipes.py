@@ -22,8 +22,8 @@ class Material:
     graph: Path
     """The fp32 ONNX graph."""
     calibration: Callable[[], Images]
-    sensitive: int = 0
-    """So many of the first convolutions stay in full precision when the rest is quantized."""
+    sensitive: list[str]
+    """Of a mixed recipe: names of the graph's nodes that stay in full precision when the rest is quantized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Recipe:
     tools: tuple[str, ...] = ()
     """Distributions besides the runtime that shape the engine; their versions are in the build key."""
     quantized: bool = False
+    mixed: bool = False
+    """Quantized, except for the layers that lose too much by it: `build_engines.vision.sensitivity`."""
     gpu: bool = False
     """Made for a GPU: it does not run here."""
 
@@ -61,14 +63,23 @@ RECIPES = {
         Recipe("openvino-bf16", "bf16", "openvino", "openvino_engine:bf16",
                "weights in 16 bits, arithmetic in bfloat16 where the processor has it"),
         Recipe("openvino-int8", "int8", "openvino", "openvino_engine:int8",
-               "post-training quantization of weights and activations by NNCF", ("nncf",), quantized=True),
+               "post-training quantization of weights and activations by NNCF", ("nncf",), True, mixed=True),
         Recipe("onnxruntime-fp32", "fp32", "onnxruntime", "onnxruntime_engine:fp32", "full precision"),
         Recipe("onnxruntime-int8", "int8", "onnxruntime", "onnxruntime_engine:int8",
-               "static quantization with Q/DQ pairs by ONNX Runtime", quantized=True),
+               "static quantization with Q/DQ pairs by ONNX Runtime", quantized=True, mixed=True),
+        Recipe("onnxruntime-modelopt", "int8", "onnxruntime", "modelopt_engine:int8",
+               "static quantization with Q/DQ pairs by NVIDIA's ModelOpt", ("nvidia-modelopt",), True, mixed=True),
+        Recipe("litert-fp32", "fp32", "ai-edge-litert", "litert_engine:fp32",
+               "LiteRT (TensorFlow Lite), for phones and boards: full precision"),
+        Recipe("litert-int8", "int8", "ai-edge-litert", "litert_engine:int8",
+               "LiteRT with static quantization of weights and activations", ("ai-edge-quantizer",), True),
         Recipe("tensorrt-fp16", "fp16", "tensorrt", "tensorrt_engine:fp16",
                "for an NVIDIA GPU: a strongly typed FP16 graph", ("onnxruntime",), gpu=True),
         Recipe("tensorrt-int8", "int8", "tensorrt", "tensorrt_engine:int8",
-               "for an NVIDIA GPU: explicit INT8 Q/DQ pairs, the rest in FP16", ("onnxruntime",), True, gpu=True),
+               "for an NVIDIA GPU: explicit INT8 Q/DQ pairs, the rest in FP16", ("onnxruntime",), True, mixed=True,
+               gpu=True),
+        Recipe("tensorrt-modelopt", "int8", "tensorrt", "modelopt_engine:int8_tensorrt",
+               "the same with the pairs of NVIDIA's ModelOpt", ("nvidia-modelopt",), True, mixed=True, gpu=True),
     )
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ def fp16(material: Material, directory: Path) -> str:
     """All tensors between pixels and logits in FP16."""
     import onnx
 
-    _save_halved(onnx.load(material.graph), directory / FILE)
+    save_halved(onnx.load(material.graph), directory / FILE)
     return write_plan(directory / FILE, directory) or FILE
 
 
@@ -32,13 +32,14 @@ def int8(material: Material, directory: Path) -> str:
 
     partial = directory / "quantized.onnx"
     onnxruntime_engine.quantize(material, partial, symmetric=True)
-    _save_halved(onnx.load(partial), directory / FILE)
+    save_halved(onnx.load(partial), directory / FILE)
     partial.unlink()
     require_explicit(directory / FILE)
     return write_plan(directory / FILE, directory) or FILE
 
 
-def _save_halved(model: Any, path: Path) -> None:
+def save_halved(model: Any, path: Path) -> None:
+    """Write an ONNX model with all tensors but inputs and outputs in FP16, checked."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

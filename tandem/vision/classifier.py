@@ -12,7 +12,7 @@ from tandem.vision.manifest import VisionManifest
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
-RUNTIMES = ("openvino", "onnxruntime", "torch")
+RUNTIMES = ("openvino", "onnxruntime", "torch", "ai-edge-litert")
 
 
 class Classifier(Protocol):
@@ -56,6 +56,10 @@ def load_classifier(directory: Path | str, threads: int | None = None) -> Classi
         from tandem.vision.torch import TorchClassifier
 
         return TorchClassifier(directory, manifest, threads)
+    if manifest.runtime == "ai-edge-litert":
+        from tandem.vision.litert import LiteRtClassifier
+
+        return LiteRtClassifier(directory, manifest, threads)
     from tandem.vision.onnxruntime import OnnxRuntimeClassifier
 
     return OnnxRuntimeClassifier(directory, manifest, threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import tiny_classifier
 
 from build_engines.errors import BuildError
 from build_engines.vision import build as building
-from build_engines.vision import models, onnx_graph
+from build_engines.vision import litert_engine, models, onnx_graph
 from build_engines.vision.checkpoint import Origin
 from build_engines.vision.huggingface import normalization, rule_of
 from build_engines.vision.recipes import RECIPES, recipe_named
@@ -34,6 +35,14 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(building, "graph_of", lambda origin, checkpoint: onnx_graph.graph_of(origin, checkpoint, directory))
     yield directory  # type: ignore[misc]
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT's converter is no part of the environment: what it makes of the tiny classifier is kept with the tests."""
+    kept = Path(__file__).parent / "data" / "tiny_classifier.tflite"
+    monkeypatch.setattr(litert_engine, "tools", Path)
+    monkeypatch.setattr(litert_engine, "_convert", lambda program, target, tools: shutil.copyfile(kept, target))
 
 
 @pytest.fixture(scope="module")
