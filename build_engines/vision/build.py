@@ -22,6 +22,7 @@ from tandem.vision.classifier import RUNTIMES, load_classifier
 from tandem.vision.manifest import LABELS_FILE, VisionManifest
 
 _VERSION = 2  # raise it when a change of this package changes the engines it writes
+_sensitive: dict[Path, list[str]] = {}  # by graph: measured once, however many recipes a process builds
 _CHECKED = 16  # pictures on which an engine is compared with full precision when it is built
 
 
@@ -101,9 +102,10 @@ def _build_into(directory: Path, origin: Origin, recipe: Recipe, key: str) -> Vi
             pictures.append(origin.calibration(checkpoint.image))
         return pictures[0]
 
-    sensitive = sensitive_layers(graph, calibration()) if recipe.mixed else []
+    if recipe.mixed and graph not in _sensitive:
+        _sensitive[graph] = sensitive_layers(graph, calibration())
     with stage(f"{recipe.name}: {recipe.text}"):
-        model_file = recipe.make(Material(lambda: checkpoint, graph, calibration, sensitive), directory)
+        model_file = recipe.make(Material(lambda: checkpoint, graph, calibration, _sensitive.get(graph, [])), directory)
     (directory / LABELS_FILE).write_text("\n".join(checkpoint.labels) + "\n", encoding="utf-8")
     manifest = VisionManifest(
         name=origin.name,

@@ -23,7 +23,7 @@ class Material:
     """The fp32 ONNX graph."""
     calibration: Callable[[], Images]
     sensitive: list[str]
-    """Of a mixed recipe: names of the graph's nodes that stay in full precision when the rest is quantized."""
+    """For mixed recipes: names of the graph's nodes that stay in full precision when the rest is quantized."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from tandem.vision.preprocess import ImageRule, pixels
 
 ENGINES = Path(".cache/engines/vision")
 KEEP = 0.99
+_TOOLS = ("openvino", "onnxruntime", "torch", "nncf", "nvidia-modelopt", "ai-edge-litert")
 _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
@@ -96,7 +97,7 @@ def _ratios(results: Sequence[Result]) -> list[str]:
     """INT8 against fp32 of the same runtime, from the same rounds."""
     by_name = {result.recipe.name: result for result in results}
     lines = []
-    for runtime in ("openvino", "onnxruntime"):
+    for runtime in ("openvino", "onnxruntime", "litert"):
         full, small = by_name.get(f"{runtime}-fp32"), by_name.get(f"{runtime}-int8")
         if full and small and full.accuracy and small.accuracy:
             lines.append(
@@ -122,7 +123,7 @@ def _named(origin: Origin, result: Result) -> str:
 
 def page(sections: Sequence[str], command: str, rounds: int) -> str:
     """The whole Markdown page."""
-    versions = ", ".join(f"{tool} {metadata.version(tool)}" for tool in ("openvino", "onnxruntime", "torch", "nncf"))
+    versions = ", ".join(f"{tool} {metadata.version(tool)}" for tool in _TOOLS)
     recipes = "\n".join(f"* `{recipe.name}`: {recipe.text}" for recipe in RECIPES.values())
     return f"""# Image classifiers: size, speed and accuracy of the engines
 

@@ -11,15 +11,15 @@ import pytest
 
 from build_engines.vision import build, models
 from build_engines.vision.compile_check import ARCHITECTURES, compile_for
-from build_engines.vision.recipes import recipe_named
+from build_engines.vision.recipes import RECIPES, recipe_named
 from build_engines.vision.report import ENGINES
 from build_engines.vision.tensorrt_engine import FILE
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(3600)]
-RECIPES = ("tensorrt-fp16", "tensorrt-int8")
+NAMES = [name for name, recipe in RECIPES.items() if recipe.gpu]
 
 
-@pytest.fixture(scope="module", params=[(name, recipe) for name in models.NAMES for recipe in RECIPES])
+@pytest.fixture(scope="module", params=[(name, recipe) for name in models.NAMES for recipe in NAMES])
 def graph(request: pytest.FixtureRequest) -> Path:
     """The graph of a recipe and model; kept in the cache of engines."""
     name, recipe = request.param

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import served_engine
+from serving import EXIT_SECONDS
 
 from launcher.engines import CLASSIFIERS, VISION_MODELS, loadable_models
 from launcher.server import REPOSITORY, Options, TritonServer
@@ -21,7 +22,7 @@ if served_engine.HAS_SLOTS:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """The models `target` and `generate` on free loopback ports. Fails, not skips, without an engine."""
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with TritonServer(Options(models=("target", "generate"), log=log)) as running:
+    with TritonServer(Options(models=("target", "generate"), log=log, exit_seconds=EXIT_SECONDS)) as running:
         yield running
 
 
@@ -37,7 +38,7 @@ def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
         "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
     }
     log = tmp_path_factory.mktemp("narrow") / "server.log"
-    with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
+    with TritonServer(Options(models=("target", "generate"), env=env, log=log, exit_seconds=EXIT_SECONDS)) as running:
         yield running
 
 
@@ -52,7 +53,7 @@ def fp32_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
         "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster
     }
     log = tmp_path_factory.mktemp("fp32") / "server.log"
-    with TritonServer(Options(models=("target", "generate"), env=env, log=log)) as running:
+    with TritonServer(Options(models=("target", "generate"), env=env, log=log, exit_seconds=EXIT_SECONDS)) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 import tritonclient.grpc as grpc
-from serving import BOUND_S, BackgroundStream, idle_reading, stub_pids
+from serving import BOUND_S, EXIT_SECONDS, BackgroundStream, idle_reading, stub_pids
 
 from client import Client, Restricted
 from client.metrics import read_metrics
@@ -24,7 +24,9 @@ TOKENS = 200
 def restricted(tmp_path_factory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("restricted") / "server.log"
     env = {"TANDEM_KV_CACHE_MB": "64", "TANDEM_GRAPH_MEMORY_MB": "0", KEY_VARIABLE: KEY}
-    options = Options(models=("target", "generate"), env=env, admin_key=KEY, log=log, start_seconds=600.0)
+    options = Options(
+        models=("target", "generate"), env=env, admin_key=KEY, log=log, start_seconds=600.0, exit_seconds=EXIT_SECONDS
+    )
     with TritonServer(options) as running:
         yield running
 

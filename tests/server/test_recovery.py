@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from served_engine import default_engine, pool_mb
-from serving import BackgroundStream, idle_reading, results, stub_pids, wait_until
+from serving import EXIT_SECONDS, BackgroundStream, idle_reading, results, stub_pids, wait_until
 
 from client import Client, ServerError
 from client.metrics import read_metrics
@@ -40,7 +40,7 @@ def fragile_server(tmp_path_factory) -> Iterator[TritonServer]:
         "TANDEM_KV_CACHE_MB": pool_mb(64, slots=6),
         "TANDEM_GRAPH_MEMORY_MB": "512",  # graphs for as many streams as these tests have: it is loaded again and again
     }
-    options = Options(models=("target", "generate"), env=env, log=directory / "server.log")
+    options = Options(models=("target", "generate"), env=env, log=directory / "server.log", exit_seconds=EXIT_SECONDS)
     with TritonServer(options) as running:
         yield running
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from served_engine import pool_mb
-from serving import BackgroundStream, idle_reading, results, wait_until
+from serving import EXIT_SECONDS, BackgroundStream, idle_reading, results, wait_until
 
 from client import Client
 from client.metrics import read_metrics
@@ -32,7 +32,7 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServe
         "TANDEM_MAX_QUEUE_SIZE": "8",
     }
     log = tmp_path_factory.mktemp("replicas") / "server.log"
-    with TritonServer(Options(models=("generate", *NAMES), env=env, log=log)) as running:
+    with TritonServer(Options(models=("generate", *NAMES), env=env, log=log, exit_seconds=EXIT_SECONDS)) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import full_precision
 import pytest
 from served_engine import HAS_SLOTS, default_engine
-from serving import BackgroundStream, idle_reading, stub_pids, wait_until
+from serving import EXIT_SECONDS, BackgroundStream, idle_reading, stub_pids, wait_until
 
 from client import Client, Parameters, Result, Unsupported
 from launcher.engines import VISION_MODELS
@@ -237,8 +237,8 @@ def test_a_pair_of_ordinary_models_builds_and_runs(tiny_pair, tmp_path):
 
 
 def test_a_draft_with_another_tokenizer_is_refused(tiny_pair, tmp_path):
-    options = Options(
-        models=("draft", "target", "generate"), env={"TANDEM_DRAFT_ENGINE": str(tiny_pair[1])}, log=tmp_path / "log"
-    )
+    env = {"TANDEM_DRAFT_ENGINE": str(tiny_pair[1]), "TANDEM_GRAPH_MEMORY_MB": "0"}
+    models = ("draft", "target", "generate")
+    options = Options(models=models, env=env, log=tmp_path / "log", exit_seconds=EXIT_SECONDS)
     with pytest.raises(ServerError, match=r"cannot draft for .*tokenizers differ"):
         TritonServer(options).start()

@@ -18,6 +18,9 @@ from launcher.server import TritonServer
 
 BOUND_S = 120.0  # against hanging; nothing here is a measurement
 POLL_S = 0.05
+# Triton waits so long for what never ends: a killed model, the state of a cancelled stream. For servers whose end is no
+# matter of the test.
+EXIT_SECONDS = 5
 
 PUBLISH_S = 0.5  # how often the server publishes its metrics
 IN_BAND = "IN_BAND"  # an error inside a response, which is how Triton answers on a stream
