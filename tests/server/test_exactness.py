@@ -22,6 +22,7 @@ from tandem.engines import EngineOptions, Row, load_engine
 
 # ------------------------------------------------------------------ equal to transformers
 
+pytestmark = pytest.mark.timeout(1200)  # torch answers them all, beside whatever else runs
 PROMPTS, TOKENS = 20, 64
 
 # The engine's logits deviate from torch's by 1.3e-4 at most over these 20 answers (`test_logits_deviate_less_than_...`

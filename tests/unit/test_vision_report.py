@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from build_engines.vision.measure import BATCHES, Accuracy, Result, accuracy, choose
 from build_engines.vision.recipes import RECIPES
 from build_engines.vision.report import draw, table
+from build_engines.vision.worker import peak_memory
 
 
 def result(name: str, top1: float, seconds: float) -> Result:
@@ -56,3 +59,12 @@ def test_table_and_plot(tmp_path: Path) -> None:
     draw(results, results[1], "t", tmp_path / "a.svg")
     draw(results, results[1], "t", tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_an_engines_memory_is_its_own() -> None:
+    """Not that of the process which started it: of `getrusage` a child would tell at least as much as its parent."""
+    held = np.ones(400_000_000, np.uint8)
+    code = "from build_engines.vision.worker import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10_000_000 < int(done.stdout) < len(held)
+    assert peak_memory() > len(held)
