@@ -48,10 +48,7 @@ serve: engine ## keep the server running until Ctrl-C
 		--response-cache-mb $(RESPONSE_CACHE_MB)
 
 test: export INSTALL_PACKAGES := 1
-test: lint test-engines ## everything that must pass before a change goes in
-	@scripts/test_packages.sh
-	@scripts/test_tools.sh
-	@scripts/tests.sh
+test: lint test-unit test-server ## everything that must pass before a change goes in
 
 lint: setup ## ruff and mypy
 	$(PY) -m ruff check .
