@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_classifier
 
+from build_engines import tool_process
 from build_engines.errors import BuildError
 from build_engines.vision import build as building
 from build_engines.vision import litert_engine, models, onnx_graph
@@ -89,6 +91,30 @@ def test_int8_weights_are_int8(origin: Origin, tmp_path: Path) -> None:
         weights = [node.input[1] for node in graph.node if node.op_type == "Conv"]
         kinds[name] = {constants[sources.get(weight, weight)] for weight in weights}
     assert kinds == {"onnxruntime-fp32": {onnx.TensorProto.FLOAT}, "onnxruntime-int8": {onnx.TensorProto.INT8}}
+
+
+@pytest.mark.parametrize("spared", [0, 1])
+def test_a_mixed_recipe_spares_what_was_measured(
+    spared: int, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(building, "_sensitive", {})
+    monkeypatch.setattr(building, "sensitive_layers", lambda graph, _: convolutions(graph)[:spared])
+
+    def convolutions(path: Path) -> list[str]:
+        return [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+
+    building.build(origin, recipe_named("onnxruntime-int8"), tmp_path / "engine")
+    graph = onnx.load(tmp_path / "engine" / "model.onnx").graph
+    constants = {item.name for item in graph.initializer}
+    full = [node.name for node in graph.node if node.op_type == "Conv" and node.input[1] in constants]
+    assert full == convolutions(tmp_path / "engine" / "model.onnx")[:spared]
+
+
+def test_a_tool_that_fails_says_why() -> None:
+    with pytest.raises(BuildError, match="the tool failed with status 3: because of this"):
+        tool_process.run([sys.executable, "-c", "import sys; print('because of this'); sys.exit(3)"], "the tool")
 
 
 def test_kept_when_up_to_date_and_built_again_when_damaged(
