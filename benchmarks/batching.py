@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,7 +29,6 @@ from rich.table import Table
 from benchmarks.environment import machine, use_huge_pages
 from benchmarks.load_generator import Load, measure
 from benchmarks.spread import with_range
-from benchmarks.unbatched import unbatched_repository
 from launcher.engines import CLASSIFIERS
 from launcher.server import REPOSITORY, Options, TritonServer
 from perf import analyzer
@@ -115,10 +113,9 @@ def main() -> None:
     rounds: list[list[Measured]] = []
     batches: list[float] = []
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unbatched-")))
-        other = unbatched_repository(repository, model, directory)
+        unbatched = {f"TANDEM_{model.upper()}_DYNAMIC_BATCHING": "0"}
         batching = stack.enter_context(TritonServer(Options(models=[model], repository=repository)))
-        plain = stack.enter_context(TritonServer(Options(models=[model], repository=other)))
+        plain = stack.enter_context(TritonServer(Options(models=[model], repository=repository, env=unbatched)))
         engine = load_classifier(engine_directory(repository, model))
         progress = stack.enter_context(Progress(transient=True))
         task = progress.add_task("measuring", total=arguments.rounds + 1)

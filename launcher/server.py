@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from launcher import processes
 from launcher.admin import KEY_VARIABLE, restriction_arguments
 from launcher.engines import check_engines, loadable_models
 from launcher.errors import ServerError
+from launcher.overlay import changes, overlay
 from launcher.ports import choose_ports
 from launcher.runtime import CACHE, PROJECT, Runtime, debian_packages, find_runtime, has_gpu
 from launcher.tracing import trace_arguments
@@ -178,8 +180,10 @@ class TritonServer:
 
     def _arguments(self, runtime: Runtime, models: Sequence[str]) -> list[str]:
         options = self.options
+        gpu = has_gpu()
+        config_name = options.config_name if options.config_name is not None else ("" if gpu else "cpu")
         arguments = [
-            f"--model-repository={options.repository}",
+            f"--model-repository={self._repository(config_name)}",
             f"--backend-directory={runtime.backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--model-control-mode=explicit",  # a dead stub comes back only through load_model
@@ -192,8 +196,6 @@ class TritonServer:
             f"--metrics-port={self.ports['metrics']}",
             f"--exit-timeout-secs={options.exit_seconds}",
         ]
-        gpu = has_gpu()
-        config_name = options.config_name if options.config_name is not None else ("" if gpu else "cpu")
         if config_name:
             arguments.append(f"--model-config-name={config_name}")
         if not gpu:
@@ -208,6 +210,14 @@ class TritonServer:
         except ValueError as error:
             raise ServerError(str(error)) from None
         return arguments
+
+    def _repository(self, config_name: str) -> Path:
+        """The repository, or one beside the log in which the classifiers are batched as the settings say."""
+        changed = changes({**os.environ, **self.options.env})
+        if not changed:
+            return self.options.repository
+        shutil.rmtree(self._overlay, ignore_errors=True)
+        return overlay(self.options.repository, changed, config_name, self._overlay)
 
     def _wait_until_ready(self, runtime: Runtime, cancelled: Callable[[], bool]) -> bool:
         assert self._process is not None
@@ -291,7 +301,13 @@ class TritonServer:
         segments = processes.shared_memory_segments(self._shm_prefix)
         for segment in segments:
             segment.unlink(missing_ok=True)
+        shutil.rmtree(self._overlay, ignore_errors=True)
         return Stopped(process.returncode, tuple(left), tuple(segments))
+
+    @property
+    def _overlay(self) -> Path:
+        """Where a repository with changed configurations is, while the server runs."""
+        return self.log.with_suffix(".repository")
 
     @property
     def _drain_file(self) -> Path:

@@ -66,7 +66,11 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--requests-per-s", type=float, help="the whole load, instead of the plan's")
     plan.add_argument("--price-per-hour", type=float, help="of one machine, instead of the plan's")
     plan.add_argument("--requests", type=int, help="of each measurement, instead of the plan's")
-    plan.add_argument("--grid", action="store_true", help="measure every configuration of the space")
+    plan.add_argument(
+        "--grid", action="store_true",
+        help="measure every configuration of the space, and fail if the search would have chosen one that is more than "
+        "10 %% dearer",
+    )  # fmt: skip
     plan.add_argument("--apply", action="store_true", help="write the choice where `make serve` reads it")
     plan.set_defaults(run=run_plan)
     return top

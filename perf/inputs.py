@@ -35,7 +35,7 @@ def entries(profile: Profile, count: int, salt: str, image_input: str = "image")
     """
     inputs = profile.inputs
     if isinstance(inputs, Images):
-        return [{image_input: {"content": {"b64": image}, "shape": [1]}} for image in _images(inputs, count)]
+        return [{image_input: {"content": {"b64": image}, "shape": [1]}} for image in _images(inputs, count, salt)]
     made = _questions(inputs, count, salt) if isinstance(inputs, Questions) else _chats(inputs, count, salt)
     return [_entry({**request, **inputs.parameters}) for request in made]
 
@@ -100,13 +100,16 @@ def _joined(texts: Iterator[str], words: int) -> str:
     return " ".join(found[:words])
 
 
-def _images(inputs: Images, count: int) -> list[str]:
-    """JPEG files as BYTES tensors of one element, in base64: crops of the photo that matplotlib carries."""
+def _images(inputs: Images, count: int, salt: str) -> list[str]:
+    """JPEG files as BYTES tensors of one element, in base64: crops of the photo that matplotlib carries.
+
+    Others for each salt, or the server's response cache would answer.
+    """
     import matplotlib.cbook
     from PIL import Image
 
     photo = Image.open(str(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))).convert("RGB")
-    order = random.Random(1)
+    order = random.Random(salt)
     made = []
     for index in range(count):
         edge = inputs.sizes[index % len(inputs.sizes)]

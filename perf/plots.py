@@ -14,6 +14,7 @@ from perf.compare import Change
 from perf.export import Request
 from perf.figures import itl_ms, latency_ms, ttft_ms
 from perf.plan.search import Operating
+from perf.plan.spec import Plan
 from perf.scrape import INTERVAL_S
 from perf.timeline import Panel
 
@@ -116,16 +117,16 @@ def changes(found: Sequence[Change]) -> str:
     return _finish(figure)
 
 
-def pareto(points: Sequence[Operating], front: Sequence[Operating], targets: Mapping[str, float]) -> bytes:
-    """Cost against p99 TTFT, one dot for each configuration and load, the best ones joined; an SVG file."""
+def pareto(points: Sequence[Operating], front: Sequence[Operating], latency: str, plan: Plan) -> bytes:
+    """Cost against a latency, one dot for each configuration and load, the best ones joined; an SVG file."""
     figure, axis = plt.subplots(figsize=(7, 4))
     for shown, style in ((points, "."), (front, "o-")):
         axis.plot(
-            [point.ttft_p99_ms for point in shown], [point.cost_per_million_tokens for point in shown], style,
+            [point.p99_ms for point in shown], [point.cost for point in shown], style,
             color="grey" if style == "." else "tab:blue", label="measured" if style == "." else "Pareto front",
         )  # fmt: skip
-    if "ttft_p99_ms" in targets:
-        axis.axvline(targets["ttft_p99_ms"], color="tab:red", label="target")
-    axis.set(xscale="log", yscale="log", xlabel="p99 TTFT, ms", ylabel="cost per million tokens")
+    if latency in plan.targets:
+        axis.axvline(plan.targets[latency], color="tab:red", label="target")
+    axis.set(xscale="log", yscale="log", xlabel=latency, ylabel=f"cost per {plan.unit}")
     axis.legend()
     return _svg(figure)

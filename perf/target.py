@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import requests
 
 from client import Client, ServerError
+from launcher.engines import VISION_MODELS, loadable_models
 from launcher.errors import ServerError as StartError
-from launcher.server import Options, TritonServer
+from launcher.server import REPOSITORY, Options, TritonServer
 from perf import scrape
 from perf.errors import PerfError
 from perf.profile import Profile
@@ -50,9 +52,13 @@ def target(profile: Profile, url: str | None, metrics_url: str | None) -> Iterat
         PerfError: it cannot be started, or nothing answers at `url`.
     """
     if url is None:
-        # The started one's models are those of the repository: classifiers come and go with their engines.
-        server = TritonServer(Options(env=profile.environment(), start_seconds=_START_S))
-        if profile.model not in server.models():
+        # Those of the repository that the profile's kind needs: classifiers come and go with their engines.
+        environment = profile.environment()
+        images = profile.model != "generate"
+        found = loadable_models(REPOSITORY, {**os.environ, **environment})
+        models = [model for model in found if (model in VISION_MODELS) == images]
+        server = TritonServer(Options(models=models, env=environment, start_seconds=_START_S))
+        if profile.model not in models:
             raise NotServedError(
                 f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped"
             )
@@ -66,15 +72,15 @@ def target(profile: Profile, url: str | None, metrics_url: str | None) -> Iterat
             server.stop()
         return
     check_served(url, profile)
-    found = metrics_url or f"{url.rpartition(':')[0]}:{DEFAULT_METRICS_PORT}"
+    metrics = metrics_url or f"{url.rpartition(':')[0]}:{DEFAULT_METRICS_PORT}"
     try:
-        scrape.read(found)
+        scrape.read(metrics)
     except (requests.RequestException, ValueError) as error:
         if metrics_url:
             raise PerfError(f"no metrics at {metrics_url}: {error}") from None
         yield Target(url, None, False)
     else:
-        yield Target(url, found, False)
+        yield Target(url, metrics, False)
 
 
 def check_served(url: str, profile: Profile) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.runtime import CACHE
 from perf import export, figures
+from perf.plan.precision import settings
 from perf.plan.queueing import Level, OpenLoad
 from perf.plan.spec import Configuration, Plan
 from perf.profile import Profile
@@ -30,7 +31,9 @@ class ConfigurationServer:
     def __init__(self, program: Path, plan: Plan, configuration: Configuration, served: Any) -> None:
         self._program, self._plan, self._served = program, plan, served
         self.configuration = configuration
-        self.slots = int(configuration.get("max_running", CoordinatorSettings().max_running))
+        # A server of images has no bound but its queue's: what the loops did not see waits.
+        limit = configuration.get("max_running", CoordinatorSettings().max_running)
+        self.slots = int(limit) if plan.model == "generate" else max(plan.streams)
 
     def closed_loops(self, advance: Advance) -> OpenLoad:
         """Measure the plan's numbers of streams, as far as they can run at once, and return the model made of them."""
@@ -44,9 +47,10 @@ class ConfigurationServer:
             found = point["all"]
             levels[int(point["level"])] = Level(
                 found["requests_per_s"],
+                figures.latency_ms(requests),
                 figures.ttft_ms(requests),
                 figures.itl_ms(requests),
-                found["tokens"] / found["requests"],
+                found.get("tokens", 0) / found["requests"],
             )
         return OpenLoad(levels, self.slots)
 
@@ -71,11 +75,12 @@ def _profile(plan: Plan, configuration: Configuration, load: dict[str, Any], cou
         {
             "name": name.replace("/", "_"),
             "description": plan.description,
+            "model": plan.model,
             "load": load,
             "requests": counts,
             "rounds": rounds,
             "inputs": plan.inputs.model_dump(),
-            "server": configuration,
+            "server": settings(plan, configuration),
             "timeout_s": plan.timeout_s,
         }
     )

@@ -8,15 +8,15 @@ holds (a flow-equivalent server: Chandy, Herzog and Woo, "Parametric analysis of
     P(n) ~ a^n / (X(1) X(2) ... X(n)),
 
 and beyond `slots` requests wait, in order, for X(slots) ends per second. A request that arrives sees n requests with
-probability P(n), so its time to first token is that of n + 1 streams, after the wait, if n + 1 > slots. Tokens are made
-in state n in proportion to P(n) X(n). What the model leaves out: that X depends on prompts and answers of the moment
-and not only on their number. How far it is off is measured, see `perf.plan.search`.
+probability P(n), so its time to first token, or to its whole answer, is that of n + 1 streams, after the wait, if
+n + 1 > slots. Tokens are made in state n in proportion to P(n) X(n). What the model leaves out: that X depends on
+prompts and answers of the moment and not only on their number. How far it is off is measured, see `perf.plan.search`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,10 @@ class Level:
     """A closed loop of some streams, as measured."""
 
     requests_per_s: float
-    ttft_ms: Values  # [requests]
-    itl_ms: Values  # [tokens after the first of each request]
-    tokens_per_request: float
+    latency_ms: Values  # [requests]
+    ttft_ms: Values = field(default_factory=lambda: np.empty(0))  # [requests]; none of requests without tokens
+    itl_ms: Values = field(default_factory=lambda: np.empty(0))  # [tokens after the first of each request]
+    tokens_per_request: float = 0.0
 
 
 class OpenLoad:
@@ -59,6 +60,11 @@ class OpenLoad:
         return float(np.mean([level.tokens_per_request for level in self._levels.values()]))
 
     @property
+    def first_figure(self) -> str:
+        """What a client waits for first: the first token, or an answer that has none."""
+        return "ttft_ms" if self.tokens_per_request else "latency_ms"
+
+    @property
     def most(self) -> float:
         """Requests per second that no open load may reach."""
         return float(self._rates[-1])
@@ -79,12 +85,19 @@ class OpenLoad:
 
     def ttft_ms(self, arrivals: float) -> Values:
         """A sample of times to first token; float64 [SAMPLES]."""
+        return self._after_wait("ttft_ms", arrivals)
+
+    def latency_ms(self, arrivals: float) -> Values:
+        """A sample of times to the whole answer; float64 [SAMPLES]."""
+        return self._after_wait("latency_ms", arrivals)
+
+    def _after_wait(self, figure: str, arrivals: float) -> Values:
         random = np.random.default_rng(SEED)
         states = self.states(arrivals)
         held = random.choice(len(states), SAMPLES, p=states) + 1  # with the one that arrives
         waiting = np.maximum(0, held - self.slots)
         wait_s = np.where(waiting > 0, random.gamma(np.maximum(waiting, 1), 1 / self.most), 0.0)
-        found: Values = self._sample("ttft_ms", np.minimum(held, self.slots), random) + 1000 * wait_s
+        found: Values = self._sample(figure, np.minimum(held, self.slots), random) + 1000 * wait_s
         return found
 
     def itl_ms(self, arrivals: float) -> Values:

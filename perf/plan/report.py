@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perf import plots
-from perf.plan.search import Candidate, Operating, pareto
+from perf.plan.search import Candidate, Operating, p99, pareto
 from perf.plan.spec import Plan
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ def conclusions(plan: Plan, best: Candidate, verified: Sequence[Verified], susta
         lines.append(f"Measured at {one.requests_per_s:.2f} requests/s, Poisson: {pairs}: {verdict}.")
     if sustained:
         machines = math.ceil(plan.requests_per_s / sustained)
-        cost = best.cost_per_million_tokens(plan.price_per_hour, sustained)
+        cost = best.cost(plan.price_per_hour, sustained)
+        tokens = sustained * best.model.tokens_per_request
         lines += [
-            f"One machine: {sustained:.2f} requests/s, {sustained * best.tokens_per_request:.0f} tokens/s; "
-            f"{cost:.3f} per million tokens at {plan.price_per_hour:g} per hour.",
+            f"One machine: {sustained:.2f} requests/s{f', {tokens:.0f} tokens/s' if tokens else ''}; "
+            f"{cost:.3g} per {plan.unit} at {plan.price_per_hour:g} per hour.",
             f"{plan.requests_per_s:g} requests/s: {machines} machines, {machines * plan.price_per_hour:.2f} per hour.",
         ]
     return lines
@@ -50,17 +51,17 @@ def write(
 ) -> Path:
     """Write plan.md and plan.svg; returns the page's path."""
     front = pareto(list(measured), plan.price_per_hour)
-    (directory / "plan.svg").write_bytes(plots.pareto(points(measured, plan.price_per_hour), front, plan.targets))
+    latency = p99(best.model)
+    (directory / "plan.svg").write_bytes(plots.pareto(points(measured, plan.price_per_hour), front, latency, plan))
     rows = [
-        f"| {_settings(point.candidate)} | {point.requests_per_s:.2f} | {point.cost_per_million_tokens:.3f} | "
-        f"{point.ttft_p99_ms:.0f} |"
+        f"| {_settings(point.candidate)} | {point.requests_per_s:.2f} | {point.cost:.3g} | {point.p99_ms:.0f} |"
         for point in front
     ]
     page = [
         f"# {plan.name}", "", plan.description, "", *conclusions(plan, best, verified, sustained), "",
         f"{len(measured)} configurations were measured on {machine}.", "",
-        "## Cheapest for each latency (predicted)", "", "![cost against p99 TTFT](plan.svg)", "",
-        "| settings | requests/s and machine | cost per million tokens | p99 TTFT, ms |",
+        "## Cheapest for each latency (predicted)", "", "![cost against latency](plan.svg)", "",
+        f"| settings | requests/s and machine | cost per {plan.unit} | {latency} |",
         "|---|---:|---:|---:|", *rows, "",
     ]  # fmt: skip
     path = directory / "plan.md"

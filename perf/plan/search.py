@@ -25,28 +25,30 @@ class Candidate:
     configuration: Configuration
     model: OpenLoad
     capacity: float  # requests per second within all targets, 0 if none is
-    tokens_per_request: float
 
     def predicted(self, target: str, arrivals: float) -> float:
         """A target's figure, milliseconds, at so many requests per second."""
         figure, percent = parts(target)
-        values = self.model.ttft_ms(arrivals) if figure == "ttft_ms" else self.model.itl_ms(arrivals)
-        return percentile(values, percent)
+        return percentile(getattr(self.model, figure)(arrivals), percent)
 
     def machines(self, requests_per_s: float) -> int:
         """How many are needed for a load; a capacity of 0 has no answer."""
         return math.ceil(requests_per_s / self.capacity)
 
-    def cost_per_million_tokens(self, price_per_hour: float, requests_per_s: float | None = None) -> float:
-        """Of generated tokens, with machines loaded to so many requests per second each, by default the capacity."""
+    def cost(self, price_per_hour: float, requests_per_s: float | None = None) -> float:
+        """Of a million generated tokens, or of a thousand images where there are none.
+
+        With machines loaded to so many requests per second each, by default the capacity.
+        """
         rate = self.capacity if requests_per_s is None else requests_per_s
-        return price_per_hour * 1e6 / (SECONDS * rate * self.tokens_per_request) if rate else math.inf
+        tokens = self.model.tokens_per_request
+        units = rate * tokens / 1e6 if tokens else rate / 1e3  # a second
+        return price_per_hour / (SECONDS * units) if rate else math.inf
 
 
 def candidate(configuration: Configuration, model: OpenLoad, targets: Mapping[str, float]) -> Candidate:
     """What a configuration's measurement means for the targets."""
-    found = Candidate(configuration, model, 0.0, model.tokens_per_request)
-    return Candidate(configuration, model, capacity(found, targets), model.tokens_per_request)
+    return Candidate(configuration, model, capacity(Candidate(configuration, model, 0.0), targets))
 
 
 def capacity(of: Candidate, targets: Mapping[str, float]) -> float:
@@ -110,20 +112,25 @@ class Operating:
 
     candidate: Candidate
     requests_per_s: float
-    cost_per_million_tokens: float
-    ttft_p99_ms: float
+    cost: float  # of a million tokens or a thousand images
+    p99_ms: float  # of what a client waits for first
+
+
+def p99(model: OpenLoad) -> str:
+    """Name of the latency that the front is drawn by."""
+    return model.first_figure.replace("_ms", "_p99_ms")
 
 
 def pareto(candidates: list[Candidate], price_per_hour: float) -> list[Operating]:
-    """Operating points that no other beats in cost and in p99 TTFT at once, by falling cost."""
+    """Operating points that no other beats in cost and in p99 latency at once, by falling cost."""
     points = [
-        Operating(one, rate, one.cost_per_million_tokens(price_per_hour, rate), one.predicted("ttft_p99_ms", rate))
+        Operating(one, rate, one.cost(price_per_hour, rate), one.predicted(p99(one.model), rate))
         for one in candidates
         for rate in (one.model.most * fraction for fraction in (0.2, 0.4, 0.6, 0.75, 0.85, 0.92))
     ]
-    points.sort(key=lambda point: (point.cost_per_million_tokens, point.ttft_p99_ms))
+    points.sort(key=lambda point: (point.cost, point.p99_ms))
     front: list[Operating] = []
     for point in points:
-        if not front or point.ttft_p99_ms < front[-1].ttft_p99_ms:
+        if not front or point.p99_ms < front[-1].p99_ms:
             front.append(point)
     return front[::-1]

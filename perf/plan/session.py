@@ -16,11 +16,13 @@ from launcher.settings_file import SETTINGS_FILE, write_settings
 from perf import analyzer
 from perf.plan import report, spec
 from perf.plan.evaluate import RUNS, serving
+from perf.plan.precision import settings
 from perf.plan.search import Candidate, candidate, grid, search
 from perf.plan.spec import Plan
 
 BACK_OFF = 0.85  # where the open load does not keep a target, it is tried again with so much less
 TRIES = 4
+MOST_DEARER = 0.1  # that what the search finds may be than the cheapest of the whole grid
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -58,9 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
             return server.closed_loops(advance)
 
     console.print(f"[bold]{plan.name}[/]: {plan.description}")
+    dearer = 0.0
     if arguments.grid:
         measured = [candidate(one, measure(one), plan.targets) for one in grid(plan)]
         best = max(measured, key=lambda one: (one.capacity, one.model.most))
+        dearer = compare_search(plan, measured, best)
     else:
         best, measured = search(plan, measure)
     directory = RUNS / f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -76,15 +80,33 @@ def run(arguments: argparse.Namespace) -> int:
     if not sustained:
         console.print("[red]no configuration of this space keeps the targets[/]; see the report for what comes closest")
         return 1
+    if dearer > MOST_DEARER:
+        console.print(f"[red]the search's choice would cost {dearer:.0%} more[/] than the cheapest of the grid")
+        return 1
     if arguments.apply:
-        write_settings(SETTINGS_FILE, spec.environment(best.configuration), f"python -m perf plan {arguments.plan}")
+        write_settings(
+            SETTINGS_FILE, spec.environment(settings(plan, best.configuration)), f"python -m perf plan {arguments.plan}"
+        )
         console.print(f"`make serve` will use it: {SETTINGS_FILE.name}", markup=False)
     return 0
 
 
+def compare_search(plan: Plan, measured: list[Candidate], best: Candidate) -> float:
+    """Let the search choose from a grid that is measured, and say how much more its choice costs than the best."""
+    models = {tuple(one.configuration.values()): one.model for one in measured}
+    chosen, looked_at = search(plan, lambda configuration: models[tuple(configuration.values())])
+    dearer = best.capacity / chosen.capacity - 1 if chosen.capacity else float(best.capacity > 0)
+    console.print(
+        f"The search would have looked at {len(looked_at)} of these {len(measured)}, and chosen one that costs "
+        f"{dearer:.1%} more than the cheapest."
+    )
+    return dearer
+
+
 def verify(plan: Plan, best: Candidate, open_load: Any) -> list[Verified]:
     """Measure Poisson arrivals at half the predicted capacity, then at all of it, and below it until targets hold."""
-    names = [*plan.targets, "ttft_p50_ms", "itl_p50_ms"]
+    medians = ["ttft_p50_ms", "itl_p50_ms"] if best.model.tokens_per_request else ["latency_p50_ms"]
+    names = [*plan.targets, *medians]
     done: list[Verified] = []
     for rate in (best.capacity / 2, *(best.capacity * BACK_OFF**step for step in range(TRIES))):
         found = open_load(rate)
@@ -102,12 +124,12 @@ def verify(plan: Plan, best: Candidate, open_load: Any) -> list[Verified]:
 def show(plan: Plan, measured: list[Candidate], best: Candidate, verified: list[Verified], sustained: float) -> None:
     """The choice in the terminal."""
     table = Table(title=f"{len(measured)} configurations, {machine()}")
-    for head in (*plan.space, "requests/s at most", "within targets, predicted", "cost per 1M tokens"):
+    for head in (*plan.space, "requests/s at most", "within targets, predicted", f"cost per {plan.unit}"):
         table.add_column(head, justify="right")
     for one in sorted(measured, key=lambda one: -one.capacity):
-        cost = one.cost_per_million_tokens(plan.price_per_hour)
+        cost = one.cost(plan.price_per_hour)
         style = "bold" if one is best else None
-        cells = [*map(str, one.configuration.values()), f"{one.model.most:.2f}", f"{one.capacity:.2f}", f"{cost:.3f}"]
+        cells = [*map(str, one.configuration.values()), f"{one.model.most:.2f}", f"{one.capacity:.2f}", f"{cost:.3g}"]
         table.add_row(*cells, style=style)
     console.print(table)
     for line in report.conclusions(plan, best, verified, sustained):

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from perf.errors import PerfError
 from perf.figures import PERCENTILES
-from perf.profile import DIRECTORY, Chats, Questions, explained
+from perf.profile import DIRECTORY, Chats, Images, Questions, explained
 
 PLANS = DIRECTORY / "plans"
-_TARGET = re.compile(rf"(ttft|itl)_p({'|'.join(map(str, PERCENTILES))})_ms")
+_TARGET = re.compile(rf"(ttft|itl|latency)_p({'|'.join(map(str, PERCENTILES))})_ms")
 
 Setting = str | int | float
 Configuration = dict[str, Setting]
@@ -27,14 +36,16 @@ class Plan(BaseModel):
 
     name: str = Field(exclude=True)
     description: str
-    inputs: Questions | Chats = Field(discriminator="kind")
+    model: str = "generate"
+    inputs: Questions | Chats | Images = Field(discriminator="kind")
     targets: dict[str, PositiveFloat] = Field(
         min_length=1, description="upper bounds, such as {ttft_p99_ms: 300, itl_p95_ms: 40}"
     )
     requests_per_s: PositiveFloat = Field(description="the whole load, over all machines")
     price_per_hour: PositiveFloat = Field(description="of one machine")
     space: dict[str, list[Setting]] = Field(
-        description="settings as in the README, each with the values to try; the first is where the search begins"
+        description="settings as in the README, each with the values to try; the first is where the search begins. "
+        "`precision` is one too: of the default language model's weights, or a recipe of `build_engines vision`"
     )
     streams: list[PositiveInt] = Field([1, 4, 8, 16], min_length=1, description="closed loops that are measured")
     requests: PositiveInt = Field(24, description="of each measurement, and at least two for each stream")
@@ -46,7 +57,7 @@ class Plan(BaseModel):
         for name in targets:
             if not _TARGET.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is no target: ttft or itl, p50, p90, p95 or p99, and ms, such as ttft_p99_ms"
+                    f"{name!r} is no target: ttft, itl or latency, p50, p90, p95 or p99, and ms, such as ttft_p99_ms"
                 )
         return targets
 
@@ -57,6 +68,19 @@ class Plan(BaseModel):
             if not values:
                 raise ValueError(f"{name} has no values")
         return space
+
+    @model_validator(mode="after")
+    def _fits_the_model(self) -> Plan:
+        if (self.inputs.kind == "images") != (self.model != "generate"):
+            raise ValueError(f"inputs of kind {self.inputs.kind!r} do not fit the model {self.model!r}")
+        if self.model != "generate" and (wrong := [name for name in self.targets if not name.startswith("latency")]):
+            raise ValueError(f"an image has no tokens, and so no {wrong[0]}: take latency_p99_ms")
+        return self
+
+    @property
+    def unit(self) -> str:
+        """What is sold."""
+        return "million tokens" if self.model == "generate" else "thousand images"
 
     @property
     def start(self) -> Configuration:

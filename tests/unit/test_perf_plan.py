@@ -12,16 +12,16 @@ import pytest
 from launcher.settings_file import SettingsFileError, read_settings, write_settings
 from perf.errors import PerfError
 from perf.figures import percentile
-from perf.plan import spec
+from perf.plan import precision, spec
 from perf.plan.queueing import Level, OpenLoad
 from perf.plan.report import conclusions, write
 from perf.plan.search import candidate, grid, pareto, search
-from perf.plan.session import verify
+from perf.plan.session import compare_search, verify
 from perf.plan.spec import Configuration
 
 
 def level(rate: float, ttft: float = 100.0, itl: float = 10.0) -> Level:
-    return Level(rate, np.array([ttft]), np.array([itl]), tokens_per_request=50)
+    return Level(rate, np.array([ttft + 49 * itl]), np.array([ttft]), np.array([itl]), tokens_per_request=50)
 
 
 def test_one_slot_is_the_m_m_1_queue() -> None:
@@ -123,13 +123,13 @@ def test_costs_and_machines() -> None:
     found = candidate({"max_running": 8}, server({"max_running": 8, "max_drafts": 0}), {"ttft_p99_ms": 1e9})
     assert found.capacity == pytest.approx(0.98 * 8**0.5)
     assert found.machines(20) == math.ceil(20 / found.capacity)
-    assert found.cost_per_million_tokens(0.5) == pytest.approx(0.5e6 / (3600 * found.capacity * 50))
+    assert found.cost(0.5) == pytest.approx(0.5e6 / (3600 * found.capacity * 50))
 
 
 def test_no_point_of_the_front_is_beaten() -> None:
     measured = [candidate(one, server(one), plan().targets) for one in grid(plan())]
     front = pareto(measured, 0.5)
-    pairs = [(point.cost_per_million_tokens, point.ttft_p99_ms) for point in front]
+    pairs = [(point.cost, point.p99_ms) for point in front]
     assert pairs == sorted(pairs, key=lambda pair: -pair[0])
     assert all(later[1] > earlier[1] for earlier, later in itertools.pairwise(pairs))
 
@@ -155,6 +155,75 @@ def test_a_load_that_breaks_a_target_is_lowered_until_it_does_not(tmp_path: Path
     assert (tmp_path / "plan.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_grid_says_what_the_search_would_have_missed() -> None:
+    """Both settings must change together: one at a time sees nothing, and pays for it."""
+
+    def trap(configuration: Configuration) -> OpenLoad:
+        both = configuration == {"max_running": 2, "max_drafts": 0}
+        return OpenLoad({1: level(2.0 if both else 1.0)}, slots=1)
+
+    for measure, missed in ((server, 0.0), (trap, 1.0)):
+        wanted = plan(space={"max_running": [8, 2], "max_drafts": [16, 0]}, targets={"ttft_p99_ms": 1e9})
+        measured = [candidate(one, measure(one), wanted.targets) for one in grid(wanted)]
+        best = max(measured, key=lambda one: one.capacity)
+        assert compare_search(wanted, measured, best) == pytest.approx(missed)
+
+
+def images(configuration: Configuration) -> OpenLoad:
+    """Small batches halve the rate; a second instance brings nothing."""
+    speed = 100.0 if configuration["resnet50_max_batch"] == 16 else 50.0
+    return OpenLoad({n: Level(speed * n**0.5, np.array([10.0 * n**0.5])) for n in (1, 4, 16)}, slots=16)
+
+
+def test_images_are_planned_by_whole_answers_and_cost_by_the_thousand(tmp_path: Path) -> None:
+    wanted = plan(
+        model="classify",
+        inputs={"kind": "images", "sizes": [64]},
+        targets={"latency_p99_ms": 100},
+        space={"resnet50_max_batch": [4, 16], "resnet50_instances": [1, 2]},
+    )
+    best, measured = search(wanted, images)
+    assert best.configuration == {"resnet50_max_batch": 16, "resnet50_instances": 1}
+    assert best.predicted("latency_p99_ms", best.capacity) <= 100 < best.predicted("latency_p99_ms", 399)
+    assert best.cost(0.5) == pytest.approx(0.5 * 1000 / (3600 * best.capacity))
+    quick = dict.fromkeys(("p50", "p95", "p99"), 20.0)
+    verified = verify(wanted, best, lambda rate: {"latency_ms": quick})
+    page = write(tmp_path, wanted, measured, best, verified, best.capacity, "a machine").read_text(encoding="utf-8")
+    assert "per thousand images" in page
+    assert "tokens" not in page
+
+
+def test_an_image_has_no_first_token(tmp_path: Path) -> None:
+    text = (spec.PLANS / "images.yaml").read_text(encoding="utf-8").replace("latency_p99_ms", "ttft_p99_ms")
+    (tmp_path / "wrong.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(PerfError, match="an image has no tokens, and so no ttft_p99_ms"):
+        spec.load("wrong", directory=tmp_path)
+
+
+def test_a_precision_is_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built: list[tuple[str, Path]] = []
+    monkeypatch.setattr(precision, "ENGINES", tmp_path)
+    monkeypatch.setattr(precision, "fetch", lambda: Path("model.gguf"))
+    monkeypatch.setattr(precision, "resolve", lambda text: text)
+    monkeypatch.setattr(precision.models, "origin_of", lambda name: name)
+    monkeypatch.setattr(
+        precision.language, "build",
+        lambda source, output, recipe: (output.mkdir(parents=True), built.append((recipe.weights, output))),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        precision.build, "build", lambda origin, recipe, output: built.append((f"{origin} {recipe.name}", output))
+    )
+    assert precision.settings(plan(), {"max_running": 8}) == {"max_running": 8}
+    found = precision.settings(plan(), {"max_running": 8, "precision": "int4"})
+    assert found == {"target_engine": str(tmp_path / "int4" / "engine"), "max_running": 8}
+    assert (tmp_path / "int4" / "drafter").is_symlink()  # the head that drafts is looked for beside the engine
+    found = precision.settings(spec.load("images"), {"precision": "onnxruntime-int8", "resnet50_instances": 2})
+    assert found == {"resnet50_engine": str(tmp_path / "resnet50-onnxruntime-int8"), "resnet50_instances": 2}
+    assert [name for name, _ in built] == ["int4", "resnet50 onnxruntime-int8"]
+    with pytest.raises(PerfError, match="precision 'int3' is not known: choose one of int8"):
+        precision.settings(plan(), {"precision": "int3"})
+
+
 @pytest.mark.parametrize("name", spec.names())
 def test_the_plans_that_are_shipped_are_valid(name: str) -> None:
     assert spec.load(name).start
@@ -167,6 +236,7 @@ def test_the_plans_that_are_shipped_are_valid(name: str) -> None:
         ("targets: {}", "targets: "),
         ("space: {max_running: []}", "max_running has no values"),
         ("price_per_hour: 0", "price_per_hour: "),
+        ("model: classify", "inputs of kind 'questions' do not fit the model 'classify'"),
         ("unknown: 1", "unknown: "),
     ],
 )
@@ -185,7 +255,7 @@ def test_a_wrong_plan_names_its_field(tmp_path: Path, text: str, message: str) -
 
 
 def test_a_plan_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(PerfError, match="choose one of chat"):
+    with pytest.raises(PerfError, match="choose one of chat, images"):
         spec.load("nothing")
 
 

@@ -101,6 +101,8 @@ def test_images_are_jpeg_files_of_the_wanted_sizes() -> None:
     assert [int.from_bytes(tensor[:4], "little") for tensor in tensors] == [len(file) for file in files]
     assert [Image.open(io.BytesIO(file)).size for file in files] == [(edge, edge) for edge in (160, 224, 320, 512)]
     assert Image.open(io.BytesIO(files[0])).format == "JPEG"
+    others = inputs.entries(chosen, 4, "another round", image_input="jpeg")
+    assert not {str(entry) for entry in entries} & {str(entry) for entry in others}, "the response cache would answer"
 
 
 def test_command_lines(tmp_path: Path) -> None:
