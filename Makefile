@@ -17,7 +17,7 @@ RESPONSE_CACHE_MB ?= 64
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-slots profile load load-baseline plan load-gates test-load test-compile test-litert soak clean
+.PHONY: help setup engine engine-vision engine-digits demo serve test lint test-engines test-unit test-server test-kernels test-gpu bench bench-speculation bench-cache bench-batching bench-precision report-vision bench-scale-out bench-slots profile load load-baseline plan load-gates test-load test-compile test-litert soak clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
@@ -128,6 +128,10 @@ load-gates: engine ## what the comparison promises: a planted regression is flag
 test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache
 	@scripts/test_packages.sh
 	$(PY) -m pytest -q -m load tests/load/test_dashboard.py tests/load/test_scale_out.py tests/load/test_cache_trace.py
+
+bench-scale-out: engine ## what a second server behind HAProxy brings, one core each, some ten minutes
+	@scripts/test_packages.sh
+	@$(PY) -m benchmarks.scale_out
 
 bench-slots: engine ## the ONNX engines: perplexity of each precision, tokens/s against OpenVINO
 	@$(PY) -m build_engines precision-gates

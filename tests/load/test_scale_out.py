@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import signal
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from serving import BackgroundStream, wait_until
 
+from benchmarks.haproxy import haproxy
 from client import Client
 from client.metrics import read_metrics
 from launcher import processes
-from launcher.ports import choose_ports
 from launcher.server import TritonServer
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(1800)]
-CONFIG = Path(__file__).parents[2] / "scale_out" / "haproxy.cfg"
 # Two of them have to fit beside each other.
 ENVIRONMENT = {"TANDEM_GRAPH_MEMORY_MB": "0", "TANDEM_KV_CACHE_MB": "128", "TANDEM_THREADS": "1"}
 SYSTEM = "You know these words: " + " ".join(f"word{number}" for number in range(60))
 LONG = 1500  # tokens that no stream comes to the end of
 CHATS = [f"chat {number}" for number in range(6)]
-
-
-@contextlib.contextmanager
-def haproxy(servers: list[TritonServer], log: Path) -> Iterator[str]:
-    """Its address, once it answers."""
-    program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        pytest.skip("haproxy is missing: apt-get install haproxy")
-    address = f"127.0.0.1:{choose_ports('127.0.0.1', {'HAProxy': 0})['HAProxy']}"
-    env = {**os.environ, "TANDEM_LISTEN": address}
-    for name, server in zip("AB", servers, strict=True):
-        env |= {f"TANDEM_{name}": server.grpc_url, f"TANDEM_{name}_HTTP": server.http_url.rpartition(":")[2]}
-    with log.open("wb") as file:
-        process = subprocess.Popen([program, "-db", "-f", str(CONFIG)], env=env, stdout=file, stderr=file)
-    try:
-
-        def answers() -> bool:
-            assert process.poll() is None, log.read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(address.split(":")[1])), 1):
-                return True
-            return False
-
-        wait_until(answers, "HAProxy listens")
-        yield address
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def generated(server: TritonServer) -> float:

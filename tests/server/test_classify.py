@@ -14,7 +14,7 @@ from hostile_images import photo as sample
 from PIL import Image
 from serving import wait_until
 from tritonclient import grpc, http
-from tritonclient.utils import serialize_byte_tensor, shared_memory
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor, shared_memory
 from vision import OUTPUTS, complaint_of, image_input, infer, top_k_input, triton_metric, unique
 
 from build_engines.vision import digits, photos
@@ -94,6 +94,26 @@ def test_requests_that_come_together_share_inferences(vision_server, engines):
     wanted = direct(engines["efficientnet_lite0"], images)
     assert [found.score for (found,) in answers] == pytest.approx(wanted.max(axis=1).tolist(), abs=BATCHES)
     assert inferences < len(images) / 2
+
+
+def test_settings_say_how_many_instances_and_how_large_batches_are(start_server, engines):
+    env = {"TANDEM_EFFICIENTNET_LITE0_INSTANCES": "2", "TANDEM_EFFICIENTNET_LITE0_MAX_BATCH": "4"}
+    server = start_server(models=("efficientnet_lite0",), env=env)
+    repository = server.log.with_suffix(".repository")
+    pixels = np.stack([decode(PHOTOS["china.jpg"], engines["efficientnet_lite0"].manifest.image, ImageLimits())] * 5)
+
+    def answered(count: int) -> np.ndarray:
+        tensor = grpc.InferInput("image", pixels[:count].shape, "UINT8")
+        tensor.set_data_from_numpy(pixels[:count])
+        return infer(server, grpc, "efficientnet_lite0", [tensor], ("logits",))["logits"]
+
+    assert len(server.stub_pids("efficientnet_lite0")) == 2
+    assert answered(4) == pytest.approx(engines["efficientnet_lite0"].infer(pixels[:4]), abs=BATCHES)
+    with pytest.raises(InferenceServerException, match="batch-size must be <= 4"):
+        answered(5)
+    assert repository.is_dir()
+    server.stop()
+    assert not repository.exists()
 
 
 @BOTH
