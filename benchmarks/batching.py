@@ -33,6 +33,7 @@ from launcher.engines import CLASSIFIERS
 from launcher.server import REPOSITORY, Options, TritonServer
 from perf import analyzer
 from tandem.vision.classifier import Classifier, load_classifier
+from tandem.vision.manifest import INPUT
 from tandem.vision.repository import engine_directory
 
 GATE_GAIN, GATE_BARE = 1.8, 0.9
@@ -66,10 +67,11 @@ class Measured:
     cpu_ms: float  # for each image
 
 
-def served(program: Path, server: TritonServer, model: str, concurrency: int, count: int) -> Measured:
-    """One run of perf_analyzer at a server."""
+def served(program: Path, server: TritonServer, model: str, size: int, concurrency: int, count: int) -> Measured:
+    """One run of perf_analyzer at a server, with pictures of `size` pixels along an edge."""
     before, done = cpu_seconds(server), counts(server, model)[0]
-    load = measure(program, server.grpc_url, model, concurrency, count)
+    shape = ["--shape", f"{INPUT}:{size},{size},3"]
+    load = measure(program, server.grpc_url, model, concurrency, count, shape)
     images = counts(server, model)[0] - done  # perf_analyzer sends a few more than it counts
     return Measured(load, (cpu_seconds(server) - before) / images * 1000)
 
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--model", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="default: %(default)s")
     parser.add_argument("--repository", type=Path, default=REPOSITORY, help="default: the one of this project")
     parser.add_argument("--concurrency", type=int, default=16, help="requests at a time (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=320, help="in each measurement (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=2000, help="in each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     arguments = parser.parse_args()
     use_huge_pages("benchmarks.batching")
@@ -117,14 +119,15 @@ def main() -> None:
         batching = stack.enter_context(TritonServer(Options(models=[model], repository=repository)))
         plain = stack.enter_context(TritonServer(Options(models=[model], repository=repository, env=unbatched)))
         engine = load_classifier(engine_directory(repository, model))
+        size = engine.manifest.image.size
         progress = stack.enter_context(Progress(transient=True))
         task = progress.add_task("measuring", total=arguments.rounds + 1)
         for number in range(arguments.rounds + 1):
             before = counts(batching, model)
             found = [
-                served(program, batching, model, concurrency, count),
-                served(program, plain, model, concurrency, count),
-                served(program, plain, model, 1, max(1, count // 4)),
+                served(program, batching, model, size, concurrency, count),
+                served(program, plain, model, size, concurrency, count),
+                served(program, plain, model, size, 1, max(1, count // 4)),
             ]
             made, executions = counts(batching, model) - before
             found += [bare(engine, max(1, round(made / executions)), 3.0), bare(engine, 1, 2.0)]

@@ -1,13 +1,16 @@
 """Where a step's time goes, operator by operator: `make profile`, docs/operators.md.
 
-For requests as they come: a prompt of 512 tokens, and decoding with 1, 8 and 16 streams. Noting the times makes a step
-a few percent longer; read the shares.
+For requests as they come: a prompt of 512 tokens, decoding with 1, 8 and 16 streams, and one stream that has drafts
+verified, with as many in every step and behind steps of another width. Noting the times makes a step a few percent
+longer; read the shares. docs/bottleneck.md finds something with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from tandem.engines.openvino import OpenVinoEngine
 CONTEXT = 192  # tokens in the cache of each stream that decodes
 PROMPT = 512
 STREAMS = (1, 8, 16)
+DRAFTS = 4
 KV_CACHE_MB = 256
 LEAST_SHARE = 0.01  # operators below it are summed up
 
@@ -33,6 +37,7 @@ class Case:
 
     title: str
     rows: Sequence[Row]
+    before: Sequence[Row] = ()  # a step that comes in front of each, and is not measured
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Profile:
     def total_ms(self) -> float:
         return sum(entry.ms for entry in self.entries)
 
+    @property
+    def outside_ms(self) -> float:
+        return max(0.0, self.step_ms - self.total_ms)
+
 
 def cases(engine: OpenVinoEngine) -> list[Case]:
     """The steps to look at."""
@@ -69,7 +78,15 @@ def cases(engine: OpenVinoEngine) -> list[Case]:
         )
         for count in STREAMS
     ]
-    return [Case(f"a prompt of {PROMPT} tokens", [prompt]), *decoding]
+    tokens = [5] * (1 + DRAFTS)
+    verified = [Row(tokens, CONTEXT, range(-(-(CONTEXT + len(tokens)) // engine.block_size)), len(tokens), len(tokens))]
+    title = f"decoding, 1 stream, {DRAFTS} drafts verified"
+    return [
+        Case(f"a prompt of {PROMPT} tokens", [prompt]),
+        *decoding,
+        Case(title, verified),
+        Case(f"{title}, each behind a step without drafts", verified, decoding[0].rows),
+    ]
 
 
 def measure(engine: OpenVinoEngine, case: Case, rounds: int) -> Profile:
@@ -79,6 +96,8 @@ def measure(engine: OpenVinoEngine, case: Case, rounds: int) -> Profile:
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     counts: Counter[tuple[str, str]] = Counter()
     for _ in range(rounds):
+        if case.before:
+            engine.forward(case.before)
         started = time.perf_counter()
         engine.forward(case.rows)
         steps.append(time.perf_counter() - started)
@@ -98,6 +117,9 @@ def measure(engine: OpenVinoEngine, case: Case, rounds: int) -> Profile:
 def page(profiles: Sequence[Profile], command: str) -> str:
     """The tables as Markdown."""
     lines = ["# Where a step's time goes", "", f"{machine()}, `{command}`; medians.", ""]
+    lines += ["| step | ms | in operators | outside of them |", "|---|---:|---:|---:|"]
+    lines += [f"| {p.title} | {p.step_ms:.1f} | {p.total_ms:.1f} | {p.outside_ms:.1f} |" for p in profiles]
+    lines.append("")
     for profile in profiles:
         lines += [f"## {profile.title}: {profile.step_ms:.1f} ms", ""]
         lines += ["| operator | kernel | number | ms | share |", "|---|---|---:|---:|---:|"]
@@ -108,24 +130,27 @@ def page(profiles: Sequence[Profile], command: str) -> str:
                 rest += entry.ms
                 continue
             lines.append(f"| {entry.kind} | {entry.kernel} | {entry.count} | {entry.ms:.2f} | {share:.0%} |")
-        outside = profile.step_ms - profile.total_ms
+        outside = profile.outside_ms
         lines += [f"| others | | | {rest:.2f} | {rest / profile.total_ms:.0%} |", ""]
-        lines += [f"Outside of the operators: {max(0.0, outside):.2f} ms.", ""]
+        lines += [f"Outside of the operators: {outside:.2f} ms.", ""]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", type=Path, default=ENGINE, help="engine directory (default: the target's)")
+    parser.add_argument("--graph-memory-mb", type=int, default=0, help="as the setting of the server: graphs of fixed "
+                        "widths, where 0 has one for all (default: %(default)s)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=15, help="steps of each kind (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs/operators.md"), help="default: %(default)s")
     arguments = parser.parse_args()
     use_huge_pages("benchmarks.operators")
-    engine = load_engine(arguments.engine, EngineOptions(kv_cache_mb=KV_CACHE_MB, operator_times=True))
+    options = EngineOptions(kv_cache_mb=KV_CACHE_MB, graph_memory_mb=arguments.graph_memory_mb, operator_times=True)
+    engine = load_engine(arguments.engine, options)
     if not isinstance(engine, OpenVinoEngine):
         parser.error(f"{arguments.engine} is not an OpenVINO engine: only those note the times of operators")
     profiles = [measure(engine, case, arguments.rounds) for case in track(cases(engine), "steps")]
-    text = page(profiles, "python -m benchmarks.operators")
+    text = page(profiles, shlex.join(["python", "-m", "benchmarks.operators", *sys.argv[1:]]))
     arguments.output.write_text(text, encoding="utf-8")
     print(text)
     print(f"written to {arguments.output}")

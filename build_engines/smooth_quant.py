@@ -17,7 +17,9 @@ import numpy.typing as npt
 from build_engines.errors import BuildError
 
 TEXTS, TOKENS = 32, 256  # that inputs are seen on
-ALPHA = 0.5  # how much of the difficulty goes to the weights; the paper's choice
+# How much of the difficulty goes to the weights. The paper's 0.5 costs the default model 1.5 % of perplexity by its
+# inputs alone, 0.65 1.4 %, 0.8 nothing: int8 for each column of the weights has room, one scale for all inputs has not.
+ALPHA = 0.8
 _MERGED = (("self_attn.qkv", ("q_proj", "k_proj", "v_proj")), ("self_attn.o_proj", ("o_proj",)),
            ("mlp.gate_up", ("gate_proj", "up_proj")))  # fmt: skip
 # Single inputs of these are hundreds of times as large as the others, which no factor mends: with them in int8 the

@@ -27,7 +27,10 @@ def add_parsers(commands: Any) -> None:
         epilog=f"recipes:\n{table}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    vision.add_argument("model", help=f"{', '.join(models.NAMES)}, a Hugging Face directory or a hub id")
+    vision.add_argument(
+        "model",
+        help=f"{', '.join(models.NAMES)}, a Hugging Face directory or a hub id; with @PIXELS for another picture size",
+    )
     vision.add_argument("--recipe", metavar="NAME", help="see below (default: that of the model, INT8)")
     vision.add_argument(
         "--output", type=Path, help="directory of the engine (default: model_repository/MODEL/1/engine)"

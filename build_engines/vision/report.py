@@ -24,6 +24,9 @@ from tandem.vision.preprocess import ImageRule, pixels
 
 ENGINES = Path(".cache/engines/vision")
 KEEP = 0.99
+FULL_SIZE = 224  # pixels that ResNet-50 was designed for; the digits that it is trained on here have 64
+FULL_SIZE_BATCHES = (1, 8)
+_RUNTIMES = ("openvino", "onnxruntime", "litert")  # those with recipes in fp32 and in int8
 _TOOLS = ("openvino", "onnxruntime", "torch", "nncf", "nvidia-modelopt", "ai-edge-litert")
 _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
@@ -45,6 +48,8 @@ def run(names: Sequence[str], output: Path, limit: int | None, rounds: int, keep
         output.parent.mkdir(parents=True, exist_ok=True)
         draw(results, chosen, origin.name, plot)
         sections.append(section(origin, results, chosen, len(images), keep, plot.name))
+        if name == models.RESNET:
+            sections[-1] += full_size(name, rounds)
         print(sections[-1])
         console.print(f"fastest of {origin.name} that keeps {keep:.0%}: [bold]{chosen.recipe.name}[/]")
     output.write_text(page(sections, command, rounds), encoding="utf-8")
@@ -86,26 +91,51 @@ def section(origin: Origin, results: Sequence[Result], chosen: Result, count: in
         table(results, chosen),
         f"\nChosen: **{chosen.recipe.name}**, the fastest at batch 8 that keeps {keep:.0%} of the top-1 of "
         f"{results[0].recipe.name}.",
-        *_ratios(results),
+        *([text] if (text := ratios(results)) else []),
         *([f"The four photos: {named}."] if named else []),
         f"\n![{origin.name}]({plot})\n",
     ]
     return "\n".join(lines)
 
 
-def _ratios(results: Sequence[Result]) -> list[str]:
-    """INT8 against fp32 of the same runtime, from the same rounds."""
+def full_size(name: str, rounds: int) -> str:
+    """INT8 against fp32 for pictures of `FULL_SIZE` pixels: the same weights, so that only speed and size mean much."""
+    origin = models.origin_of(f"{name}@{FULL_SIZE}")
+    recipes = [RECIPES[f"{runtime}-{precision}"] for runtime in _RUNTIMES for precision in ("fp32", "int8")]
+    engines = [(recipe, ENGINES / f"{origin.name}-{recipe.name}") for recipe in recipes]
+    for recipe, directory in engines:
+        build(origin, recipe, directory, least_agreement=0.0)
+    rule = VisionManifest.read(engines[0][1]).image
+    written, labels = digits.held_out(32)
+    results = measure(engines, digits.pictures(written, rule), labels, rounds, batches=FULL_SIZE_BATCHES)
+    head = ["recipe", "MB on disk", "peak MB", *(f"img/s, {batch}" for batch in FULL_SIZE_BATCHES)]
+    lines = [
+        f"\nThe same network for pictures of {FULL_SIZE} pixels, which it was designed for; speed alone:\n",
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|" * (len(head) - 1),
+    ]
+    for result in results:
+        cells = [result.recipe.name, f"{result.megabytes:.1f}", f"{result.memory_mb:.0f}"]
+        cells += [f"{result.rate(batch):.1f}" for batch in FULL_SIZE_BATCHES]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", ratios(results, accuracy=False), ""])
+
+
+def ratios(results: Sequence[Result], *, accuracy: bool = True) -> str:
+    """INT8 against fp32 of the same runtime, from the same rounds; empty if there are no such pairs."""
     by_name = {result.recipe.name: result for result in results}
     lines = []
-    for runtime in ("openvino", "onnxruntime", "litert"):
+    for runtime in _RUNTIMES:
         full, small = by_name.get(f"{runtime}-fp32"), by_name.get(f"{runtime}-int8")
-        if full and small and full.accuracy and small.accuracy:
-            lines.append(
-                f"{runtime}, int8 against fp32: {small.rate(8) / full.rate(8):.2f} times the throughput at batch 8, "
-                f"{full.megabytes / small.megabytes:.1f} times smaller, top-1 "
-                f"{(small.accuracy.top1 - full.accuracy.top1) * 100:+.1f} points."
-            )
-    return [" ".join(lines)] if lines else []
+        if not (full and small and full.accuracy and small.accuracy):
+            continue
+        points = (small.accuracy.top1 - full.accuracy.top1) * 100
+        kept = f", top-1 {points:+.1f} points" if accuracy else ""
+        lines.append(
+            f"{runtime}, int8 against fp32: {small.rate(8) / full.rate(8):.2f} times the throughput at batch 8, "
+            f"{full.megabytes / small.megabytes:.1f} times smaller{kept}."
+        )
+    return " ".join(lines)
 
 
 def _named(origin: Origin, result: Result) -> str:

@@ -30,7 +30,8 @@ class ClassifierModel:
         # One piece of memory for all batches: a new one each time would be mapped and cleared each time.
         self._batch = np.zeros((config["max_batch_size"], size, size, 3), np.uint8)
         # Here and not in the configuration, which does not know the engine's size.
-        for count in {1, *config["dynamic_batching"]["preferred_batch_size"], config["max_batch_size"]}:
+        preferred = config.get("dynamic_batching", {}).get("preferred_batch_size", [])
+        for count in {1, *preferred, config["max_batch_size"]}:
             self._classifier.infer(self._batch[:count])
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -32,6 +32,8 @@ def test_every_step_is_made_of_its_operators(engine: OpenVinoEngine) -> None:
         "decoding, 1 stream",
         "decoding, 8 streams",
         "decoding, 16 streams",
+        "decoding, 1 stream, 4 drafts verified",
+        "decoding, 1 stream, 4 drafts verified, each behind a step without drafts",
     ]
     for profile in profiles:
         kinds = {entry.kind for entry in profile.entries}

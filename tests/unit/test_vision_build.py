@@ -194,6 +194,20 @@ def test_unknown_names_list_the_known() -> None:
         models.origin_of(str(Path(__file__).parent))
 
 
+def test_a_network_for_pictures_of_another_size(tmp_path: Path) -> None:
+    directory = tiny_classifier.write(tmp_path / "tiny")
+    plain, larger = models.origin_of(str(directory)), models.origin_of(f"{directory}@64")
+    assert larger.name == f"{plain.name}-64"
+    assert building.build_key(plain, RECIPES["openvino-fp32"]) != building.build_key(larger, RECIPES["openvino-fp32"])
+    manifest = building.build(larger, RECIPES["openvino-fp32"], tmp_path / "engine")
+    before = plain.load().image
+    assert (manifest.image.size, manifest.image.shorter_side) == (64, round(before.shorter_side * 64 / before.size))
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    assert load_classifier(tmp_path / "engine", threads=1).infer(images).shape == (2, 4)
+    with pytest.raises(BuildError, match="at least 32 pixels"):
+        models.origin_of("efficientnet_lite0@31")
+
+
 def test_a_manifest_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no classifier"):
         VisionManifest.read(tmp_path)

@@ -121,7 +121,8 @@ def test_cpu_configuration_has_the_same_tensors(model):
     assert [(o.name, o.data_type, o.label_filename) for o in config.output] == [
         (o.name, o.data_type, o.label_filename) for o in gpu.output
     ]
-    assert [(group.kind, group.count) for group in config.instance_group] == [(ModelInstanceGroup.KIND_CPU, 1)]
+    # With queue policies a single instance is missed by Triton's batcher, up to half a second long: see the README.
+    assert [(group.kind, group.count) for group in config.instance_group] == [(ModelInstanceGroup.KIND_CPU, 2)]
     assert batching_faults(config) == []
 
 

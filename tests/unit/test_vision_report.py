@@ -11,7 +11,7 @@ import pytest
 
 from build_engines.vision.measure import BATCHES, Accuracy, Result, accuracy, choose
 from build_engines.vision.recipes import RECIPES
-from build_engines.vision.report import draw, table
+from build_engines.vision.report import draw, ratios, table
 from build_engines.vision.worker import peak_memory
 
 
@@ -31,6 +31,14 @@ def test_accuracy() -> None:
     assert (got.labelled, got.top1, got.top5, got.agreement) == (5, 3 / 5, 4 / 5, 4 / 6)
     assert got.logit_error > 1
     assert accuracy(reference, reference, labels).logit_error == 0
+
+
+def test_int8_is_compared_with_fp32_of_the_same_runtime() -> None:
+    measured = [result("torch-fp32", 0.98, 1.0), result("openvino-fp32", 0.98, 0.4), result("openvino-int8", 0.97, 0.1)]
+    wanted = "openvino, int8 against fp32: 4.00 times the throughput at batch 8, 1.0 times smaller"
+    assert ratios(measured) == f"{wanted}, top-1 -1.0 points."
+    assert ratios(measured, accuracy=False) == f"{wanted}."
+    assert ratios(measured[:2]) == ""
 
 
 def test_the_fastest_within_the_budget_is_chosen() -> None:
