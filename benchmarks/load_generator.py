@@ -1,20 +1,25 @@
-"""One measurement by perf_analyzer: so many requests at one concurrency, and what its report says of them."""
+"""One measurement by perf_analyzer: so many requests at one concurrency, and what its export says of them."""
 
 from __future__ import annotations
 
-import csv
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from perf import export, process
+from perf.errors import PerfError
+from perf.figures import latency_ms, percentile, span_s
+
+_TIMEOUT_S = 180.0
+_ATTEMPTS = 3  # perf_analyzer 2.50 now and then waits for ever for answers that it has had
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """What one run measured."""
 
-    per_second: float
+    per_second: float  # over the requests' own times: perf_analyzer's rate counts up to the next whole second
     p50_ms: float
     p95_ms: float
 
@@ -31,16 +36,20 @@ def measure(program: Path, url: str, model: str, concurrency: int, requests: int
         options: more of perf_analyzer's own.
 
     Raises:
-        RuntimeError: it failed; the message holds what it said.
+        PerfError: it failed, or took too long several times; the message holds what it said.
     """
     with tempfile.TemporaryDirectory(prefix="perf-analyzer-") as directory:
-        report = Path(directory) / "report.csv"
+        report = Path(directory) / "export.json"
         command = [str(program), "-m", model, "-u", url, "-i", "grpc", "--async", "--input-data", "random"]
-        command += ["--concurrency-range", str(concurrency), "--request-count", str(requests), "-f", str(report)]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-        if done.returncode != 0 or not report.is_file():
-            raise RuntimeError(f"perf_analyzer failed: {(done.stdout + done.stderr)[-2000:]}")
-        (row,) = csv.DictReader(report.read_text(encoding="utf-8").splitlines())
-    return Load(
-        float(row["Inferences/Second"]), float(row["p50 latency"]) / 1000, float(row["p95 latency"]) / 1000
-    )  # microseconds in the report
+        command += ["--concurrency-range", str(concurrency), "--request-count", str(requests)]
+        command += ["--profile-export-file", str(report), *options]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                process.run(command, report.with_suffix(".log"), _TIMEOUT_S)
+                break
+            except PerfError:
+                if attempt == _ATTEMPTS:
+                    raise
+        found = export.read(report).requests
+    milliseconds = latency_ms(found)
+    return Load(len(found) / span_s(found), percentile(milliseconds, 50), percentile(milliseconds, 95))

@@ -47,7 +47,7 @@ class Entry:
     kind: str
     kernel: str
     count: int
-    ms: float  # median over the rounds
+    ms: float  # mean over the rounds
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,16 @@ def cases(engine: OpenVinoEngine) -> list[Case]:
 
 
 def measure(engine: OpenVinoEngine, case: Case, rounds: int) -> Profile:
-    """Median times of a case; its first step warms up."""
+    """Times of a case; its first step warms up."""
     engine.forward(case.rows)
+    engine.operator_times()  # from here on
     steps: list[float] = []
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     counts: Counter[tuple[str, str]] = Counter()
     for _ in range(rounds):
         if case.before:
             engine.forward(case.before)
+            engine.operator_times()  # not to be counted
         started = time.perf_counter()
         engine.forward(case.rows)
         steps.append(time.perf_counter() - started)
@@ -109,14 +111,19 @@ def measure(engine: OpenVinoEngine, case: Case, rounds: int) -> Profile:
             counts[key] += 1
         for key, seconds in sums.items():
             times[key].append(seconds)
-    entries = [Entry(*key, counts[key], 1000 * statistics.median(values)) for key, values in times.items()]
+    entries = [Entry(*key, counts[key], 1000 * statistics.fmean(values)) for key, values in times.items()]
     entries.sort(key=lambda entry: -entry.ms)
     return Profile(case.title, 1000 * statistics.median(steps), entries)
 
 
 def page(profiles: Sequence[Profile], command: str) -> str:
     """The tables as Markdown."""
-    lines = ["# Where a step's time goes", "", f"{machine()}, `{command}`; medians.", ""]
+    lines = [
+        "# Where a step's time goes",
+        "",
+        f"{machine()}, `{command}`; of steps the median, of operators the mean.",
+        "",
+    ]
     lines += ["| step | ms | in operators | outside of them |", "|---|---:|---:|---:|"]
     lines += [f"| {p.title} | {p.step_ms:.1f} | {p.total_ms:.1f} | {p.outside_ms:.1f} |" for p in profiles]
     lines.append("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class OpenVinoEngine:
         self.identity = f"{manifest.build_key} {manifest.runtime} {manifest.runtime_version} {precisions}"
         self._feeds: dict[str, npt.NDArray[Any]] = {}
         self._answered = 0  # rows of logits of the last forward pass
+        # For `operator_times`: the last pass's graph; of each graph its passes, and what was told after how many.
+        self._last = 0
+        self._passes: Counter[int] = Counter()
+        self._told: dict[int, dict[str, float]] = {}
+        self._told_at: dict[int, int] = {}
 
     def _bind_caches(self, compiled: Any, megabytes: int) -> list[ov.Tensor]:
         """Allocate the KV pool; shapes and types are known only after compiling.
@@ -119,6 +125,8 @@ class OpenVinoEngine:
         graph = self._graph(rows, width)
         width = max(width, graph)
         self._request = self._graphs[graph]
+        self._last = graph
+        self._passes[graph] += 1
         missing = width - sum(len(row.tokens) for row in rows)
         rows = [*rows, *[Row([0], 0, [self._spare_block], 0)] * missing]
         tokens: list[int] = []
@@ -161,11 +169,24 @@ class OpenVinoEngine:
         return logits.reshape(-1, self.vocab_size)[:answered]
 
     def operator_times(self) -> list[OperatorTime]:
-        """How long each operator of the last forward pass took; only with `EngineOptions.operator_times`."""
-        return [
-            OperatorTime(item.node_name, item.node_type, item.exec_type, item.real_time.total_seconds())
+        """How long each operator took in the last graph's forward passes since the last call, on average.
+
+        Only with `EngineOptions.operator_times`. The runtime tells averages over all passes since it was loaded, in
+        whole microseconds: what came since is their difference.
+        """
+        passes, graph = self._passes[self._last], self._last
+        before = self._told.get(graph, {})
+        told = {
+            item.node_name: (item.node_type, item.exec_type, item.real_time.total_seconds() * passes)
             for item in self._request.get_profiling_info()
-            if item.real_time.total_seconds() > 0
+        }
+        since = passes - self._told_at.get(graph, 0)
+        self._told[graph] = {name: total for name, (_, _, total) in told.items()}
+        self._told_at[graph] = passes
+        return [
+            OperatorTime(name, kind, kernel, (total - before.get(name, 0.0)) / since)
+            for name, (kind, kernel, total) in told.items()
+            if since and total
         ]
 
     def _graph(self, rows: Sequence[Row], width: int) -> int:
