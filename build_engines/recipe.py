@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from build_engines.errors import BuildError
-from build_engines.smooth_quant import ALPHA
+from build_engines.smooth_quant import ALPHAS
 from tandem.manifest import sha256_of_file
 
 RUNTIMES = {  # and the precisions of weights that each is built with
@@ -117,5 +117,5 @@ class Recipe:
         if self.weights == "w8a8":
             parts["calibration"] = sha256_of_file(self.calibration) if self.calibration else ""
             parts["calibration tool"] = metadata.version(_CALIBRATION_TOOL)
-            parts["alpha"] = ALPHA
+            parts["alphas"] = ALPHAS
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

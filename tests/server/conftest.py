@@ -32,7 +32,7 @@ def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
     env = {
         "TANDEM_MAX_RUNNING": "1",
         "TANDEM_MAX_QUEUE_SIZE": "2",
-        "TANDEM_MAX_LENGTH": "4500",
+        "TANDEM_MAX_LENGTH": str(served_engine.NARROW_LENGTH),
         "TANDEM_DEFAULT_TIMEOUT_MS": "1500",
         "TANDEM_KV_CACHE_MB": served_engine.pool_mb(256, slots=2),
         "TANDEM_GRAPH_MEMORY_MB": "0",  # loads faster

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 import tritonclient.grpc as grpc
+from served_engine import pool_mb
 from serving import BOUND_S, EXIT_SECONDS, BackgroundStream, idle_reading, stub_pids
 
 from client import Client, Restricted
@@ -23,7 +24,7 @@ TOKENS = 200
 @pytest.fixture(scope="module")
 def restricted(tmp_path_factory) -> Iterator[TritonServer]:
     log = tmp_path_factory.mktemp("restricted") / "server.log"
-    env = {"TANDEM_KV_CACHE_MB": "64", "TANDEM_GRAPH_MEMORY_MB": "0", KEY_VARIABLE: KEY}
+    env = {"TANDEM_KV_CACHE_MB": pool_mb(64, slots=2), "TANDEM_GRAPH_MEMORY_MB": "0", KEY_VARIABLE: KEY}
     options = Options(
         models=("target", "generate"), env=env, admin_key=KEY, log=log, start_seconds=600.0, exit_seconds=EXIT_SECONDS
     )

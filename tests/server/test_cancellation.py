@@ -8,13 +8,13 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from served_engine import LONG
 from serving import BackgroundStream, gauges, idle_reading, wait_for_gauges, wait_until
 
 from client import Cancelled, Client
 from client.metrics import Reading, read_metrics
 from launcher.server import TritonServer
 
-LONG = 4000  # tokens that no test waits for
 WHOLE, STREAM = "/v2/models/generate/generate", "/v2/models/generate/generate_stream"
 PROMPT = "The history of the bicycle began"
 
@@ -145,7 +145,7 @@ def test_cancelling_during_the_prefill_of_a_long_prompt(server):
     before = idle_reading(server).value("tandem_prompt_tokens_total")
     other = BackgroundStream(server.grpc_url, PROMPT, max_tokens=LONG, min_length=LONG)
     other.wait_for_tokens(2)
-    words = 3000
+    words = 1800
     long = BackgroundStream(server.grpc_url, "word " * words, max_tokens=1)
     wait_until(lambda: prompt_tokens(server) > before + 100, "a part of the prompt has been computed")
     long.cancel()

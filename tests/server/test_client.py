@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from served_engine import LONG
 
 from client import AsyncClient, Cancelled, Client, InvalidRequest, TimedOut, Unavailable, Unsupported
 from client.metrics import read_metrics
@@ -107,7 +108,7 @@ def test_options_reach_the_model(client):
 
 
 def test_cancel_frees_the_sequence(server, client):
-    stream = client.stream(PROMPT, max_tokens=4000, min_length=4000)
+    stream = client.stream(PROMPT, max_tokens=LONG, min_length=LONG)
     next(stream)
     wait_for_metric(server, "tandem_running_sequences", 1)
     stream.cancel()
@@ -117,7 +118,7 @@ def test_cancel_frees_the_sequence(server, client):
 
 
 def test_cancel_from_another_thread(server, client):
-    stream = client.stream(PROMPT, max_tokens=4000, min_length=4000)
+    stream = client.stream(PROMPT, max_tokens=LONG, min_length=LONG)
     next(stream)
     threading.Timer(0.2, stream.cancel).start()
     with pytest.raises(Cancelled):
@@ -126,7 +127,7 @@ def test_cancel_from_another_thread(server, client):
 
 
 def test_leaving_the_loop_frees_the_sequence(server, client):
-    for _ in client.stream(PROMPT, max_tokens=4000, min_length=4000):
+    for _ in client.stream(PROMPT, max_tokens=LONG, min_length=LONG):
         wait_for_metric(server, "tandem_running_sequences", 1)
         break
     wait_until_idle(server)
@@ -134,7 +135,7 @@ def test_leaving_the_loop_frees_the_sequence(server, client):
 
 def test_closing_the_client_frees_its_sequences(server):
     with Client(server.grpc_url) as client:
-        streams = [client.stream(PROMPT, max_tokens=4000, min_length=4000) for _ in range(3)]
+        streams = [client.stream(PROMPT, max_tokens=LONG, min_length=LONG) for _ in range(3)]
         for stream in streams:
             next(stream)
         wait_for_metric(server, "tandem_running_sequences", 3)
@@ -143,7 +144,7 @@ def test_closing_the_client_frees_its_sequences(server):
 
 def test_timeouts(server, client):
     with pytest.raises((Unavailable, TimedOut)):
-        client.generate(PROMPT, max_tokens=4000, min_length=4000, timeout=0.3)
+        client.generate(PROMPT, max_tokens=LONG, min_length=LONG, timeout=0.3)
     wait_until_idle(server)
 
 
@@ -209,18 +210,18 @@ def test_asyncio(server):
             assert results[7].generated_tokens == 16
             assert isinstance(results[8], InvalidRequest)
 
-            cancelled = client.stream(PROMPT, max_tokens=4000, min_length=4000)
+            cancelled = client.stream(PROMPT, max_tokens=LONG, min_length=LONG)
             await anext(cancelled)
             cancelled.cancel()
             with pytest.raises(Cancelled):
                 await cancelled.result()
 
-            async with client.stream(PROMPT, max_tokens=4000, min_length=4000) as left:
+            async with client.stream(PROMPT, max_tokens=LONG, min_length=LONG) as left:
                 await anext(left)
-            async for _ in client.stream(PROMPT, max_tokens=4000, min_length=4000):
+            async for _ in client.stream(PROMPT, max_tokens=LONG, min_length=LONG):
                 break
 
-            reader = asyncio.create_task(client.generate(PROMPT, max_tokens=4000, min_length=4000))
+            reader = asyncio.create_task(client.generate(PROMPT, max_tokens=LONG, min_length=LONG))
             await asyncio.sleep(0.3)
             reader.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -261,7 +262,7 @@ def test_command_generate_shows_errors(server):
 def test_ctrl_c_ends_the_command_and_frees_the_sequence(server):
     command = [sys.executable, "-m", "client", "generate", PROMPT, "--url", server.grpc_url]
     with subprocess.Popen(
-        [*command, "--max-tokens", "8000", "--min-length", "8000"],
+        [*command, "--max-tokens", str(LONG), "--min-length", str(LONG)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -326,7 +327,7 @@ def test_every_character_of_a_stream_belongs_to_a_token(client):
 
 
 def test_command_status(server, client):
-    stream = client.stream(PROMPT, max_tokens=4000, min_length=4000)
+    stream = client.stream(PROMPT, max_tokens=LONG, min_length=LONG)
     next(stream)
     done = run("status", "--json", "--url", server.grpc_url, "--metrics-url", server.metrics_url)
     assert done.returncode == 0

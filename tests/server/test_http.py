@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
+from served_engine import LONG
 
 from client import Client
 
@@ -140,7 +141,7 @@ def test_fields_in_a_list_of_one_are_as_good(server):
 def test_an_error_after_some_events_is_an_event(server):
     """The status line has gone out by then."""
     *pieces, last = events(
-        server, text_input=PROMPT, max_tokens=4000, min_length=4000, stream=True, parameters={"timeout": 700_000}
+        server, text_input=PROMPT, max_tokens=LONG, min_length=LONG, stream=True, parameters={"timeout": 700_000}
     )
     assert len(pieces) > 1
     assert last["error"].startswith("[UNAVAILABLE] the request's time was over after ")

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from served_engine import LONG
 from serving import BackgroundStream, gauges, idle_reading, wait_until
 
 from client import Client, InvalidRequest, Unavailable
@@ -103,8 +104,8 @@ def test_requests_by_outcome(server):
             with pytest.raises(InvalidRequest):
                 client.generate("One", top_p=2)
         with pytest.raises(Unavailable):
-            client.generate("One", max_tokens=4000, min_length=4000, timeout=0.4)
-    cancelled = BackgroundStream(server.grpc_url, "One", max_tokens=4000, min_length=4000)
+            client.generate("One", max_tokens=LONG, min_length=LONG, timeout=0.4)
+    cancelled = BackgroundStream(server.grpc_url, "One", max_tokens=LONG, min_length=LONG)
     cancelled.wait_for_tokens(2)
     cancelled.cancel()
     cancelled.wait()
@@ -115,7 +116,7 @@ def test_requests_by_outcome(server):
 def test_gauges_follow_a_stream(server):
     idle_reading(server)
     total = read_metrics(server.metrics_url).value("tandem_kv_blocks_total")
-    streams = [BackgroundStream(server.grpc_url, "word " * 100, max_tokens=4000, min_length=4000) for _ in range(2)]
+    streams = [BackgroundStream(server.grpc_url, "word " * 100, max_tokens=LONG, min_length=LONG) for _ in range(2)]
     wait_until(lambda: gauges(server)["running_sequences"] == 2, "two sequences run")
     for stream in streams:
         stream.wait_for_tokens(1)

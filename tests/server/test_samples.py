@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
+from served_engine import LONG
 from serving import BOUND_S, wait_for_gauges, wait_until
 
 from client import AsyncClient, Client, InvalidRequest, Parameters, Result
@@ -92,7 +93,7 @@ def test_cancelling_ends_all_of_them_and_counts_one_request(server: TritonServer
         return read_metrics(server.metrics_url).by_label("tandem_requests_total", "outcome").get("cancelled", 0.0)
 
     before = cancelled()
-    stream = client.stream(PROMPT, num_return_sequences=8, temperature=1.0, max_tokens=2000, min_length=2000)
+    stream = client.stream(PROMPT, num_return_sequences=8, temperature=1.0, max_tokens=LONG, min_length=LONG)
     seen = set()
     while len(seen) < 8:
         seen.add(next(stream).sequence_index)

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from served_engine import LONG
 from serving import idle_reading
 
 from client import Client, channel
@@ -148,7 +149,7 @@ def test_a_clients_trace_reaches_the_calls_of_the_target(collector: Collector, t
 
 def test_what_is_refused_has_a_span_with_the_error(collector: Collector, traced: TritonServer) -> None:
     with Client(traced.grpc_url) as client, pytest.raises(Exception, match="time was over"):
-        client.generate("Once upon a time", max_tokens=2000, min_length=2000, timeout=0.3)
+        client.generate("Once upon a time", max_tokens=LONG, min_length=LONG, timeout=0.3)
     deadline = time.monotonic() + 30
     while not any(span.failed for span in collector.received.spans):
         assert time.monotonic() < deadline
