@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
-from served_engine import LONG
+from served_engine import HAS_SLOTS, LONG
 from serving import BackgroundStream, gauges, idle_reading, wait_until
 
 from client import Client, InvalidRequest, Unavailable
@@ -120,12 +120,13 @@ def test_gauges_follow_a_stream(server):
     wait_until(lambda: gauges(server)["running_sequences"] == 2, "two sequences run")
     for stream in streams:
         stream.wait_for_tokens(1)
-    wait_until(lambda: 2 * 100 / 32 <= gauges(server)["kv_blocks_used"] <= total, "their prompts are in KV blocks")
+    least = 2 if HAS_SLOTS else 2 * 100 / 32
+    wait_until(lambda: least <= gauges(server)["kv_blocks_used"] <= total, "their prompts are in KV blocks")
     for stream in streams:
         stream.cancel()
         stream.wait()
     assert idle_reading(server).value("tandem_kv_blocks_used") == 0
-    assert read_metrics(server.metrics_url).value("tandem_kv_blocks_total") == total > 100
+    assert read_metrics(server.metrics_url).value("tandem_kv_blocks_total") == total > (10 if HAS_SLOTS else 100)
 
 
 def test_histograms_are_cumulative_and_have_the_documented_bounds(server):
