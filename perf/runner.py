@@ -77,7 +77,12 @@ class Run:
             advance("warming up")
             level, _ = levels[-1]
             # The same requests as later, so that nothing that is prepared on first use is measured.
-            self._analyze(Measurement(level, levels[-1][1], "warm-up"))
+            before = self._totals()
+            warmed = self._analyze(Measurement(level, levels[-1][1], "warm-up"))
+            if before is not None and self._target.metrics_url:  # or its last requests would be counted to a round
+                with contextlib.suppress(export.EmptyExportError):
+                    goal = scrape.total(before, self._success) + len(export.read(warmed).requests)
+                    scrape.settled(self._target.metrics_url, self._success, goal)
             if profile.cancelling:
                 beside = stack.enter_context(CancellingClients(self._target.url, profile.cancelling))
             for number in range(profile.rounds):

@@ -10,7 +10,7 @@ from launcher.server import REPOSITORY
 
 RUNTIME = os.environ.get("ENGINE") or "openvino"
 HAS_SLOTS = RUNTIME != "openvino"
-LONG = 1800 if HAS_SLOTS else 4000  # tokens that no test waits for; a slot holds 2048
+LONG = 1600 if HAS_SLOTS else 4000  # tokens that no test waits for; a slot holds 2048, with the prompt
 NARROW_LENGTH = 2000 if HAS_SLOTS else 4500  # tokens of a sequence on the server `narrow_server`, at most
 SLOT_MB = 49  # of the default model, 2112 positions at f16
 

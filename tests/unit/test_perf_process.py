@@ -80,10 +80,8 @@ def test_mistakes_on_the_command_line(
 def test_profile_of_a_model_that_is_not_there_is_skipped(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from launcher.server import TritonServer
-
     monkeypatch.setattr(interrupt, "install", lambda: None)
-    monkeypatch.setattr(TritonServer, "models", lambda self: ["target", "generate"])
+    monkeypatch.setattr("perf.target.loadable_models", lambda repository, env: ["target", "generate"])
     assert main(["run", "images"]) == 0
     # Its console has a copy of stderr of its own.
 
