@@ -23,6 +23,14 @@ class HaproxyMissingError(RuntimeError):
     """There is no HAProxy on this machine; the message says how to get it."""
 
 
+def program() -> str:
+    """Its path. Raises `HaproxyMissingError` if it is not installed."""
+    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        raise HaproxyMissingError("haproxy is missing: apt-get install haproxy")
+    return found
+
+
 @contextlib.contextmanager
 def haproxy(servers: Sequence[TritonServer], log: Path) -> Iterator[str]:
     """Its address, host:port of gRPC, once it answers; stopped at the end.
@@ -35,16 +43,14 @@ def haproxy(servers: Sequence[TritonServer], log: Path) -> Iterator[str]:
         HaproxyMissingError: it is not installed.
         RuntimeError: it ends, or does not answer.
     """
-    program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        raise HaproxyMissingError("haproxy is missing: apt-get install haproxy")
+    command = [program(), "-db", "-f", str(CONFIG)]
     port = choose_ports("127.0.0.1", {"HAProxy": 0})["HAProxy"]
     address = f"127.0.0.1:{port}"
     env = {**os.environ, "TANDEM_LISTEN": address}
     for name, server in zip("AB", servers, strict=True):
         env |= {f"TANDEM_{name}": server.grpc_url, f"TANDEM_{name}_HTTP": server.http_url.rpartition(":")[2]}
     with log.open("wb") as file:
-        process = subprocess.Popen([program, "-db", "-f", str(CONFIG)], env=env, stdout=file, stderr=file)
+        process = subprocess.Popen(command, env=env, stdout=file, stderr=file)
     try:
         deadline = time.monotonic() + _START_S
         while not _answers(port):

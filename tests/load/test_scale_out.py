@@ -8,7 +8,7 @@ import time
 import pytest
 from serving import BackgroundStream, wait_until
 
-from benchmarks.haproxy import haproxy
+from benchmarks.haproxy import HaproxyMissingError, haproxy, program
 from client import Client
 from client.metrics import read_metrics
 from launcher import processes
@@ -36,6 +36,10 @@ def kill(server: TritonServer) -> None:
 
 
 def test_two_servers(start_server, tmp_path):
+    try:
+        program()
+    except HaproxyMissingError as error:
+        pytest.skip(str(error))
     options = {"models": ("target", "generate"), "env": ENVIRONMENT, "start_seconds": 600}
     servers: list[TritonServer] = [start_server(**options) for _ in range(2)]
     with haproxy(servers, tmp_path / "haproxy.log") as url, Client(url) as client:
