@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -222,7 +223,7 @@ class TritonServer:
     def _wait_until_ready(self, runtime: Runtime, cancelled: Callable[[], bool]) -> bool:
         assert self._process is not None
         deadline = time.monotonic() + self.options.start_seconds
-        while not self.is_ready():
+        while not (self.is_ready() and self._serves_metrics()):
             if cancelled():
                 return False
             code = self._process.poll()
@@ -249,6 +250,14 @@ class TritonServer:
                 return connection.getresponse().status == 200
             except (OSError, http.client.HTTPException):
                 return False
+
+    def _serves_metrics(self) -> bool:
+        """Whether somebody listens on the metrics port, which Triton opens after the others."""
+        try:
+            socket.create_connection((_reachable(self.options.host), self.ports["metrics"]), timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def describe_end(self) -> str:
         """Why a server that had started is no longer running, in the words of its log."""

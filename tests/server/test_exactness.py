@@ -126,7 +126,7 @@ def test_only_a_near_tie_excuses_a_difference():
 
 BATCH = 16
 ANSWER = 72
-SMALL_POOL_MB = 24  # about 1000 tokens at f16, where 16 prompts of 100 and their answers need 2700
+SMALL_POOL_MB = 12  # about 500 tokens at f16, where 16 prompts of 100 and their answers need 2700
 KINDS: tuple[Parameters, ...] = (
     {},
     {"temperature": 0.8, "top_p": 0.95},

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 from guessing import eager
 from scipy.stats import chi2
+from served_engine import default_engine, pool_mb
 
 from client import Client, Parameters
-from launcher.server import REPOSITORY
 from tandem.engines import EngineOptions, Row, load_engine
 from tandem.executor import Executor
 from tandem.prompt import PromptEncoder
@@ -22,7 +22,7 @@ from tandem.request import parse_request
 from tandem.sampling import Choice, SamplingParams, SamplingState, choose
 from tandem.step import OpenSequence, StepRequest, StepRow
 
-ENGINE = REPOSITORY / "target" / "1" / "engine"
+ENGINE = default_engine()
 PROMPT = "My favourite animal is the"  # hundreds of tokens are possible next
 SEEDS = 20_000
 SERVED = 400
@@ -62,7 +62,7 @@ def prompt() -> list[int]:
 @pytest.fixture(scope="module")
 def logits(prompt) -> npt.NDArray[np.float32]:
     """Logits of the first token of the answer, [vocab], by the engine that `server` runs."""
-    engine = load_engine(ENGINE, EngineOptions(kv_cache_mb=16))
+    engine = load_engine(ENGINE, EngineOptions(kv_cache_mb=int(pool_mb(16, slots=2))))
     return engine.forward([Row(prompt, 0, [0])])[0].copy()
 
 
@@ -129,17 +129,18 @@ def test_first_tokens_follow_the_softmax(parameters, prompt, logits):
 PREFACE = "It rained all day, the train was late, and there was a lot of time to talk: "
 COPIED = PREFACE + "My favourite animal is the cat. What is yours? My favourite animal is"
 DRAFTED_SEEDS = 1_920
+TOGETHER = 32
 DRAFTED_TEMPERATURE = 1.3
 
 
 def test_tokens_that_were_verified_as_drafts_follow_the_softmax():
     """On the real engine, the first token and, where the first draft was accepted, the second."""
-    engine = load_engine(ENGINE, EngineOptions(kv_cache_mb=128))
+    engine = load_engine(ENGINE, EngineOptions(kv_cache_mb=int(pool_mb(128, slots=TOGETHER + 1))))
     text = PromptEncoder(ENGINE).encode(COPIED, special_tokens=True)
     executor = Executor(engine, 1, eager())
     first, second, the = [], [], text[text.index(text[-1]) + 1]
-    for start in range(0, DRAFTED_SEEDS, 32):
-        seeds = range(start, start + 32)
+    for start in range(0, DRAFTED_SEEDS, TOGETHER):
+        seeds = range(start, start + TOGETHER)
         # The text's last token counts as the first of the answer, so that drafts may follow it.
         opens = [
             OpenSequence(s, len(text) - 1, SamplingParams(temperature=DRAFTED_TEMPERATURE, seed=s), "suffix", 2)
@@ -147,15 +148,17 @@ def test_tokens_that_were_verified_as_drafts_follow_the_softmax():
         ]
         read = [StepRow(seed, 0, text[:-1], 0, len(text) - 1) for seed in seeds]
         found = executor.step(StepRequest(read, opens))
-        assert not start or min(found.cached) >= engine.block_size
+        assert not start or min(found.cached) > len(text) / 2
         result = executor.step(StepRequest([StepRow(seed, len(text) - 1, text[-1:], 3) for seed in seeds]))
-        assert result.drafted.tolist() == [2] * 32
+        assert result.drafted.tolist() == [2] * TOGETHER
         answers = np.split(result.chosen, np.cumsum(result.counts)[:-1])
         first += [answer[0] for answer in answers]
         second += [answer[1] for answer in answers if answer[0] == the]
         executor.step(StepRequest(closes=list(seeds)))
     assert len(second) > 300, "the draft was hardly ever accepted"
-    logits = engine.forward([Row([*text, the], 0, [0, 1], 2)]).copy()
+    blocks = range(-(-(len(text) + 1) // engine.block_size))
+    engine.forward([Row(text[:-1], 0, blocks)])
+    logits = engine.forward([Row([text[-1], the], len(text) - 1, blocks, 2, answer=2)]).copy()
     laws = [distribution(row, DRAFTED_TEMPERATURE) for row in logits]
     assert p_value(np.array(first), laws[0], bins=5) > ACCEPTED
     assert p_value(np.array(second), laws[1], bins=5) > ACCEPTED

@@ -107,6 +107,34 @@ def test_replicas_of_the_target_are_loaded_where_they_are_named(tmp_path):
         check_engines(tmp_path, ["target_3"], {"TANDEM_TARGET_ENGINE": str(tmp_path / "nowhere")})
 
 
+LATE_METRICS = """\
+import http.server, sys, threading, time
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+def listen(name):
+    port = next(int(text.split("=")[1]) for text in sys.argv if text.startswith(f"--{name}-port="))
+    http.server.HTTPServer(("127.0.0.1", port), Ready).serve_forever()
+
+threading.Thread(target=listen, args=["http"]).start()
+time.sleep(0.5)
+listen("metrics")
+"""
+
+
+def test_started_means_that_metrics_can_be_read(tmp_path):
+    """Triton opens that port a few milliseconds after it says over HTTP that it is ready."""
+    binary = tmp_path / "tritonserver"
+    binary.write_text(f"#!{sys.executable}\n{LATE_METRICS}")
+    binary.chmod(0o755)
+    options = Options(models=(), log=tmp_path / "log", stop_seconds=5)
+    with TritonServer(options, runtime.Runtime(binary, tmp_path)) as server:
+        socket.create_connection((LOOPBACK, server.ports["metrics"])).close()
+
+
 def test_response_cache_is_an_option_of_the_server(tmp_path):
     runtime_with = runtime.Runtime(tmp_path, tmp_path, caches=tmp_path / "caches")
     runtime_without = runtime.Runtime(tmp_path, tmp_path)
