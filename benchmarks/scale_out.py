@@ -1,7 +1,7 @@
 """What a second server brings: chats against one server with one core, and against two behind HAProxy, one core each.
 
 In turns: so many chats at a time to the one server, twice as many to both, through HAProxy, which keeps each chat where
-its KV cache is. Clients and HAProxy run on the same two cores: two servers pay for them, one alone does not.
+its KV cache is. The clients get the cores of the servers that they ask: half of the machine is compared with all of it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,26 @@ class Measured:
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """What is started here runs on this core alone."""
+def on_cores(*cores: int) -> Iterator[None]:
+    """What is started here runs on these cores alone."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
 
 
-def chats(url: str, count: int, at_a_time: int, questions: Sequence[str]) -> Measured:
+def chats_on(cores: Sequence[int], url: str, count: int, at_a_time: int) -> Measured:
+    """`chats` in a process of its own, whose threads all run on these cores."""
+    with on_cores(*cores), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(chats, url, count, at_a_time).result()
+
+
+def chats(url: str, count: int, at_a_time: int) -> Measured:
     """Hold `count` chats of `TURNS` turns, so many at a time; each is under a cache salt of its own."""
     salt = secrets.token_hex(8)
+    questions = mt_bench.prompts()
 
     def chat(number: int) -> list[Result]:
         messages: list[Message] = []
@@ -93,14 +101,13 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     if len(cores) < CORES:
         parser.error("two cores are needed: one for each server")
-    questions = mt_bench.prompts()
     env = {"TANDEM_THREADS": "1", "TANDEM_GRAPH_MEMORY_MB": "512", "TANDEM_KV_CACHE_MB": "512"}
     one: list[Measured] = []
     two: list[Measured] = []
     with ExitStack() as stack:
         servers = []
         for core in cores:
-            with on_core(core):
+            with on_cores(core):
                 options = Options(models=("target", "generate"), env=env, start_seconds=600)
                 servers.append(stack.enter_context(TritonServer(options)))
         log = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="haproxy-"))) / "log"
@@ -108,9 +115,10 @@ def main() -> None:
         progress = stack.enter_context(Progress(transient=True))
         task = progress.add_task("measuring", total=2 * (arguments.rounds + 1))
         for number in range(arguments.rounds + 1):
-            alone = chats(servers[number % CORES].grpc_url, count, streams, questions)
+            chosen = number % CORES
+            alone = chats_on([cores[chosen]], servers[chosen].grpc_url, count, streams)
             progress.advance(task)
-            both = chats(url, CORES * count, CORES * streams, questions)
+            both = chats_on(cores, url, CORES * count, CORES * streams)
             progress.advance(task)
             if number > 0:  # the first is a warm-up
                 one.append(alone)

@@ -54,12 +54,13 @@ def ask_all(server: TritonServer, parameters: Parameters, workers: int, **draft:
         return list(threads.map(lambda prompt: ask(client, prompt, parameters, **draft), PROMPTS))
 
 
-def assert_equal(speculative: list[Result], plain: list[Result]) -> None:
+def assert_equal(speculative: list[Result], plain: list[Result], accepted: int = 4) -> None:
+    """The same answers, of which so many tokens at least were drafts."""
     for one, other in zip(speculative, plain, strict=True):
         assert contents(one) == contents(other)
         if other.log_probs is not None:
             assert one.log_probs == pytest.approx(other.log_probs, abs=ROUNDING)
-    assert sum(result.accepted_draft_tokens for result in speculative) > 3, "nothing was tested"
+    assert sum(result.accepted_draft_tokens for result in speculative) >= accepted, "nothing was tested"
     assert all(result.drafted_tokens == 0 for result in plain)
 
 
@@ -78,7 +79,9 @@ def test_speculation_changes_no_token(server, plain, draft):
 
 def test_neighbours_change_no_token(server, plain):
     parameters, answers = plain
-    assert_equal(ask_all(server, parameters, len(PROMPTS)), answers)
+    # Where repetitions are penalized few drafts are accepted; beside others they may not pay, and none is made.
+    accepted = 0 if "repetition_penalty" in parameters else 4
+    assert_equal(ask_all(server, parameters, len(PROMPTS)), answers, accepted)
 
 
 @pytest.mark.skipif(HAS_SLOTS, reason="a slot has room for a whole sequence: nobody is preempted, the others wait")
