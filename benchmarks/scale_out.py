@@ -94,7 +94,7 @@ def chats(url: str, count: int, at_a_time: int) -> Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_out", description=__doc__)
     parser.add_argument("--streams", type=int, default=8, help="chats at a time of each server (default: %(default)s)")
-    parser.add_argument("--chats", type=int, default=24, help="of each server in a run (default: %(default)s)")
+    parser.add_argument("--chats", type=int, default=48, help="of each server in a run (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     arguments = parser.parse_args()
     streams, count = arguments.streams, arguments.chats

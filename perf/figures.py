@@ -29,10 +29,15 @@ PERCENTILES = (50, 90, 95, 99)
 Values = npt.NDArray[np.float64]
 
 
+def _has_tokens(request: Request) -> bool:
+    """Whether it went to a model of language: others bring responses without."""
+    return bool(request.tokens)
+
+
 def ttft_ms(requests: Sequence[Request]) -> Values:
     """One value for each request that brought a token; float64 [requests]."""
     found = []
-    for request in requests:
+    for request in filter(_has_tokens, requests):
         first = next((at for at, tokens in zip(request.arrivals, request.tokens, strict=True) if tokens), None)
         if first is not None:
             found.append((first - request.sent) / 1e6)
@@ -42,7 +47,7 @@ def ttft_ms(requests: Sequence[Request]) -> Values:
 def itl_ms(requests: Sequence[Request]) -> Values:
     """One value for each token after a request's first; float64 [tokens - requests]."""
     values, times = [], []
-    for request in requests:
+    for request in filter(_has_tokens, requests):
         before = None
         for at, tokens in zip(request.arrivals, request.tokens, strict=True):
             if not tokens:

@@ -77,12 +77,8 @@ class Run:
             advance("warming up")
             level, _ = levels[-1]
             # The same requests as later, so that nothing that is prepared on first use is measured.
-            before = self._totals()
-            warmed = self._analyze(Measurement(level, levels[-1][1], "warm-up"))
-            if before is not None and self._target.metrics_url:  # or its last requests would be counted to a round
-                with contextlib.suppress(export.EmptyExportError):
-                    goal = scrape.total(before, self._success) + len(export.read(warmed).requests)
-                    scrape.settled(self._target.metrics_url, self._success, goal)
+            self._analyze(Measurement(level, levels[-1][1], "warm-up"))
+            self._settle()
             if profile.cancelling:
                 beside = stack.enter_context(CancellingClients(self._target.url, profile.cancelling))
             for number in range(profile.rounds):
@@ -102,6 +98,7 @@ class Run:
         for attempt in range(2, _ATTEMPTS + 1):
             with contextlib.suppress(export.EmptyExportError):
                 return self._round(measurement)
+            self._settle()
             measurement = replace(measurement, name=f"{measurement.name}-attempt-{attempt}")
         return self._round(measurement)
 
@@ -148,6 +145,11 @@ class Run:
         if self._target.server is None:
             return CpuTime(0.0, 0.0)
         return cpu_time(processes.session_pids(self._target.server.pid))
+
+    def _settle(self) -> None:
+        """Wait until what was sent before is counted, or the next round would have it."""
+        if self._target.metrics_url:
+            scrape.wait_for_standstill(self._target.metrics_url, self._success)
 
     def _totals(self) -> scrape.Totals | None:
         return scrape.read(self._target.metrics_url) if self._target.metrics_url else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -60,6 +61,15 @@ def settled(url: str, key: str, at_least: float) -> Totals:
         time.sleep(0.1)
     time.sleep(INTERVAL_S + 0.1)
     return read(url)
+
+
+def wait_for_standstill(url: str, key: str) -> None:
+    """Wait until a counter of an idle server has all that was counted, or some seconds if the server is busy."""
+    deadline = time.monotonic() + GIVE_UP_S
+    previous, current = math.nan, total(read(url), key)
+    while previous != current and time.monotonic() < deadline:
+        time.sleep(INTERVAL_S + 0.1)
+        previous, current = current, total(read(url), key)
 
 
 class Scraper:

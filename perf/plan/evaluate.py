@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tandem.settings import CoordinatorSettings
 RUNS = CACHE / "plans"
 ROUNDS = 2
 LEAST_PER_STREAM = 2
+OPEN_S = 5  # an open load lasts so long at least; perf_analyzer refuses fewer requests than come in a second
 
 Advance = Callable[[str], None]
 
@@ -56,7 +58,7 @@ class ConfigurationServer:
 
     def open_load(self, arrivals: float, advance: Advance) -> dict[str, Any]:
         """The figures of Poisson arrivals at so many requests per second; see `perf.figures`."""
-        count = 3 * self._plan.requests
+        count = max(3 * self._plan.requests, math.ceil(OPEN_S * arrivals))
         summary, _ = self._measure({"kind": "poisson", "levels": [arrivals]}, [count], 1, advance)
         found: dict[str, Any] = summary["points"][0]["all"]
         return found

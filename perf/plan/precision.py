@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from build_engines import language
@@ -33,13 +34,19 @@ def settings(plan: Plan, configuration: Configuration) -> Configuration:
     others = {name: value for name, value in configuration.items() if name != NAME}
     if NAME not in configuration:
         return others
-    precision = str(configuration[NAME])
-    if plan.model == "generate":
-        return {"target_engine": str(_language(precision)), **others}
-    (classifier,) = NEEDS[plan.model]
+    setting, directory = _engine(plan.model, str(configuration[NAME]))
+    return {setting: str(directory), **others}
+
+
+@cache  # a plan asks for it before every measurement
+def _engine(model: str, precision: str) -> tuple[str, Path]:
+    """The setting that says where an engine of this model is, and its directory; built if it is not up to date."""
+    if model == "generate":
+        return "target_engine", _language(precision)
+    (classifier,) = NEEDS[model]
     directory = ENGINES / f"{classifier}-{precision}"
     build.build(models.origin_of(classifier), recipe_named(precision), directory)
-    return {f"{classifier}_engine": str(directory), **others}
+    return f"{classifier}_engine", directory
 
 
 def _language(precision: str) -> Path:

@@ -144,27 +144,13 @@ def test_empty_export_is_told_apart(tmp_path: Path) -> None:
         export.read(tmp_path / "empty.json")
 
 
-def test_an_empty_export_is_measured_again(tmp_path: Path) -> None:
-    from perf.runner import Measurement, Run
-
-    class Flaky(Run):
-        def __init__(self, failures: int) -> None:
-            self.names: list[str] = []
-            self.failures = failures
-
-        def _round(self, measurement: Measurement) -> dict[str, Any]:
-            self.names.append(measurement.name)
-            if len(self.names) <= self.failures:
-                raise EmptyExportError("empty")
-            return {}
-
-    twice = Flaky(1)
-    assert twice._measured(Measurement(1, 1, "a")) == {}
-    assert twice.names == ["a", "a-attempt-2"]
-    with pytest.raises(EmptyExportError):
-        Flaky(3)._measured(Measurement(1, 1, "a"))
-
-
 def test_file_that_is_no_export(tmp_path: Path) -> None:
     with pytest.raises(PerfError, match="is no export"):
         export.read(tmp_path / "nothing.json")
+
+
+def test_answers_without_tokens_have_times_as_a_whole_alone() -> None:
+    """Those of images."""
+    requests = [Request(0, (20 * MS,)), Request(5 * MS, (35 * MS,))]
+    assert figures.latency_ms(requests).tolist() == [20.0, 30.0]
+    assert figures.ttft_ms(requests).size == figures.itl_ms(requests).size == 0
