@@ -125,7 +125,7 @@ def show(plan: Plan, measured: list[Candidate], best: Candidate, verified: list[
     """The choice in the terminal."""
     table = Table(title=f"{len(measured)} configurations, {machine()}")
     for head in (*plan.space, "requests/s at most", "within targets, predicted", f"cost per {plan.unit}"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", overflow="fold")
     for one in sorted(measured, key=lambda one: -one.capacity):
         cost = one.cost(plan.price_per_hour)
         style = "bold" if one is best else None

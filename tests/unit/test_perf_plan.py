@@ -13,6 +13,7 @@ from launcher.settings_file import SettingsFileError, read_settings, write_setti
 from perf.errors import PerfError
 from perf.figures import percentile
 from perf.plan import precision, spec
+from perf.plan.evaluate import ConfigurationServer
 from perf.plan.queueing import Level, OpenLoad
 from perf.plan.report import conclusions, write
 from perf.plan.search import candidate, grid, pareto, search
@@ -173,6 +174,21 @@ def images(configuration: Configuration) -> OpenLoad:
     """Small batches halve the rate; a second instance brings nothing."""
     speed = 100.0 if configuration["resnet50_max_batch"] == 16 else 50.0
     return OpenLoad({n: Level(speed * n**0.5, np.array([10.0 * n**0.5])) for n in (1, 4, 16)}, slots=16)
+
+
+def test_an_open_load_has_more_requests_than_come_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer perf_analyzer gives up."""
+    counts: list[int] = []
+
+    def measure(load: object, wanted: list[int], rounds: int, advance: object) -> tuple[dict[str, object], Path]:
+        counts.extend(wanted)
+        return {"points": [{"all": {}}]}, Path()
+
+    server = ConfigurationServer(Path("perf_analyzer"), spec.load("images"), {}, None)
+    monkeypatch.setattr(server, "_measure", measure)
+    for rate in (1.0, 900.5):
+        server.open_load(rate, print)
+    assert counts == [3 * server._plan.requests, 4503]
 
 
 def test_images_are_planned_by_whole_answers_and_cost_by_the_thousand(tmp_path: Path) -> None:
