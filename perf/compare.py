@@ -5,10 +5,10 @@ The rule, for each of `figures_of` at each level:
 1. One value per round, the median request's or the whole round's. Rounds are the unit: requests within one share the
    moment of the machine, and would pretend to more certainty than there is.
 2. The machine's influence is taken out. For CPU time that is the speed measured before and after each round
-   (perf/yardstick.py); for times by the clock, where the run starts the server, the share of the cores that the server
-   got while it wanted them (perf/cpu_time.py), else the same speed by the clock. A figure goes with that to some power
-   between 0 and 1 (rates; the reverse for times), and that power is the slope that fits the rounds within both runs
-   best, on logarithms. Where it explains nothing it changes nothing.
+   (perf/yardstick.py); for times by the clock, where the run starts the server, that speed times the share of the cores
+   that the server got while it wanted them (perf/cpu_time.py), else the same speed by the clock. A figure goes with
+   that to some power between 0 and 1 (rates; the reverse for times), which is the slope that fits the rounds within
+   both runs best, on logarithms. Where it explains nothing it changes nothing.
 3. The change is the Hodges-Lehmann estimate: the median of the ratios of every round of the run to every round of the
    baseline. Its interval is the 99 % bootstrap over rounds, for the eye.
 4. A figure is flagged if both hold: the two-sided exact Mann-Whitney test over the rounds, after Holm's correction for
@@ -104,7 +104,7 @@ def check_comparable(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> Non
     """
     try:
         pairs = [(f"profile.{key}", run["profile"][key], baseline["profile"][key]) for key in _COMPARED]
-        pairs.append(("machine", run["machine"], baseline["machine"]))
+        pairs += [(key, run[key], baseline.get(key)) for key in ("machine", "yardstick")]
     except (KeyError, TypeError) as error:
         raise PerfError(f"the baseline is no summary.json of a run: {error!r}") from None
     for name, ours, theirs in pairs:

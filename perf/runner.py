@@ -115,8 +115,8 @@ class Run:
         if used.ran_s:
             per = "token" if "tokens" in found else "request"
             found[f"cpu_ms_per_{per}"] = 1000 * used.ran_s / found.get("tokens", found["requests"])
-            # What the server itself got of the machine says more than what the yardstick got before and after.
-            wall = used.granted
+            # What the server itself got of the cores says more than what the yardstick got before and after.
+            wall = used.granted * cpu
         made: dict[str, Any] = {
             "export": str(path.relative_to(self._directory)),
             "figures": found,
@@ -179,6 +179,7 @@ class Run:
             "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
             "seconds": time.time() - started,
             "machine": machine(),
+            "yardstick": yardstick.NAME,
             "commit": commit(),
             "server": {
                 "url": self._target.url,

@@ -30,6 +30,7 @@ def run(seed: int, slower: float = 1.0, machine: float = 1.0, rounds: int = 12, 
     return {
         "profile": {"model": "generate", **profile},
         "machine": "2 cores",
+        "yardstick": "a network",
         "points": [{"level": 4.0, "rounds": measured}],
     }
 
@@ -100,11 +101,11 @@ def test_figures_that_only_one_side_has_are_left_out() -> None:
     assert len(compare.compare(baseline, run(1))) == 4
 
 
-@pytest.mark.parametrize("what", ["load", "inputs", "server", "machine"])
+@pytest.mark.parametrize("what", ["load", "inputs", "server", "machine", "yardstick"])
 def test_another_measurement_is_no_baseline(what: str) -> None:
     other = run(2)
-    (other if what == "machine" else other["profile"])[what] = "different"
-    with pytest.raises(PerfError, match=rf"{what} is different, this run's (same|2 cores)"):
+    (other if what in ("machine", "yardstick") else other["profile"])[what] = "different"
+    with pytest.raises(PerfError, match=rf"{what} is different, this run's (same|2 cores|a network)"):
         compare.compare(run(1), other)
 
 

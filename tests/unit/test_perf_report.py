@@ -53,6 +53,7 @@ def summary(directory: Path) -> dict[str, Any]:
             "load": {"kind": "concurrency", "levels": [4]}, "inputs": {}, "server": {},
         },
         "started": "2026-01-01 00:00:00", "seconds": 60.0, "machine": "2 cores of a processor", "commit": "abc",
+        "yardstick": "a network",
         "server": {"url": "127.0.0.1:1"}, "perf_analyzer": "/somewhere/perf_analyzer", "cancelling": {},
         "points": [{"level": 4, "all": all_figures, "rounds": [entry] * 6}],
     }  # fmt: skip
