@@ -18,8 +18,8 @@ from typing import Any
 from perf.errors import PerfError
 
 
-class EmptyExportError(PerfError):
-    """perf_analyzer ended well and wrote an empty file, as it does once in some hundred runs: measure again."""
+class UnfinishedExportError(PerfError):
+    """perf_analyzer ended well and wrote nothing, or only a part, as once in some hundred runs: measure again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,14 @@ def read(path: Path) -> Export:
     """Read the export of a run with one experiment.
 
     Raises:
-        EmptyExportError: it is empty.
+        UnfinishedExportError: it is empty or cut off.
         PerfError: it is not such a file, or its numbers contradict each other.
     """
     if path.is_file() and path.stat().st_size == 0:
-        raise EmptyExportError(f"perf_analyzer wrote an empty export: {path}")
+        raise UnfinishedExportError(f"perf_analyzer wrote an empty export: {path}")
     try:
-        (experiment,) = json.loads(path.read_text(encoding="utf-8", errors="replace"))["experiments"]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        (experiment,) = _parsed(path, text)["experiments"]
         begin, *_, end = experiment["window_boundaries"]
         requests = [_request(request) for request in experiment["requests"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -70,6 +71,15 @@ def read(path: Path) -> Export:
     if not requests:
         raise PerfError(f"{path} holds no requests")
     return Export(tuple(sorted(requests, key=lambda request: request.sent)), (end - begin) / 1e9)
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.startswith("{"):
+            raise UnfinishedExportError(f"perf_analyzer wrote only a part of its export: {path}: {error}") from None
+        raise
 
 
 def _request(raw: dict[str, Any]) -> Request:

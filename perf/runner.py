@@ -96,7 +96,7 @@ class Run:
     def _measured(self, measurement: Measurement) -> dict[str, Any]:
         """A round that perf_analyzer has written down."""
         for attempt in range(2, _ATTEMPTS + 1):
-            with contextlib.suppress(export.EmptyExportError):
+            with contextlib.suppress(export.UnfinishedExportError):
                 return self._round(measurement)
             self._settle()
             measurement = replace(measurement, name=f"{measurement.name}-attempt-{attempt}")

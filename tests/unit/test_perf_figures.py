@@ -13,7 +13,7 @@ import pytest
 
 from perf import export, figures
 from perf.errors import PerfError
-from perf.export import EmptyExportError, Request
+from perf.export import Request, UnfinishedExportError
 
 FILE = Path(__file__).parent / "data" / "perf_export.json"
 MS = 1_000_000
@@ -140,8 +140,15 @@ def test_exports_that_contradict_themselves(
 
 def test_empty_export_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty.json").touch()
-    with pytest.raises(EmptyExportError, match="wrote an empty export"):
+    with pytest.raises(UnfinishedExportError, match="wrote an empty export"):
         export.read(tmp_path / "empty.json")
+
+
+def test_export_that_is_cut_off_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "half.json"
+    path.write_bytes(FILE.read_bytes()[:5000])
+    with pytest.raises(UnfinishedExportError, match="only a part of its export"):
+        export.read(path)
 
 
 def test_file_that_is_no_export(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perf import profile, runner, scrape
-from perf.export import EmptyExportError
+from perf.export import UnfinishedExportError
 from perf.target import Target
 
 URL = "127.0.0.1:9"  # nobody listens there
@@ -28,7 +28,7 @@ def test_a_round_without_export_is_repeated_when_its_requests_are_counted(
     def one_round(measurement: runner.Measurement) -> dict[str, Any]:
         done.append(measurement.name)
         if done.count("wait") < failures:
-            raise EmptyExportError("nothing")
+            raise UnfinishedExportError("nothing")
         return {}
 
     monkeypatch.setattr(run, "_round", one_round)
@@ -36,7 +36,7 @@ def test_a_round_without_export_is_repeated_when_its_requests_are_counted(
     assert run._measured(runner.Measurement(1, 2, "round")) == {}
     assert done == ["round", "wait", "round-attempt-2"]
     done, failures = [], 3
-    with pytest.raises(EmptyExportError):
+    with pytest.raises(UnfinishedExportError):
         run._measured(runner.Measurement(1, 2, "round"))
 
 
