@@ -4,8 +4,8 @@ Shared machines drift by 20 % and more from one minute to the next. A run measur
 measurements, so that two runs can be compared by what they did per unit of what the machine could do.
 
 The network is made of what a decoding step is made of, products of a few rows with int8 weights that are read from
-memory, and runs like one: by OpenVINO, on all cores. Its times go up and down with an engine's; those of products of
-NumPy hardly did, on one core and with weights that fit in a large cache.
+memory, and runs like one: by OpenVINO, on all cores. Its times follow an engine's more closely than
+those of products of NumPy did, on weights that fit in a large cache.
 """
 
 from __future__ import annotations
