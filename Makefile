@@ -23,7 +23,8 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 19
 	@echo 'Variables of serve: HOST=$(HOST) HTTP_PORT=$(HTTP_PORT) GRPC_PORT=$(GRPC_PORT) METRICS_PORT=$(METRICS_PORT)'
 	@echo '                    RESPONSE_CACHE_MB=$(RESPONSE_CACHE_MB), for repeated images'
-	@echo 'Variables of load: PROFILE=$(PROFILE) URL=host:port of gRPC, METRICS_URL=host:port; without URL it starts a server'
+	@echo 'Variables of load: PROFILE=$(PROFILE) URL=host:port of gRPC, METRICS_URL=host:port; without URL it starts a server;'
+	@echo '                   AGAINST=commit measures that one too, in turns, and compares'
 
 setup: $(STAMP) ## create .venv with everything that is pinned
 
@@ -109,7 +110,7 @@ bench-precision: engine ## perplexity and speed of the precisions: docs/precisio
 report-vision: setup ## size, speed and accuracy of the image classifiers' engines, about an hour: docs/vision.md
 	@$(PY) -m build_engines vision-report
 
-LOAD = $(PY) -m perf run $(PROFILE) $(if $(URL),--url $(URL)) $(if $(METRICS_URL),--metrics-url $(METRICS_URL))
+LOAD = $(PY) -m perf run $(PROFILE) $(if $(URL),--url $(URL)) $(if $(METRICS_URL),--metrics-url $(METRICS_URL)) $(if $(AGAINST),--against $(AGAINST))
 # A server that is given has its engine already.
 LOAD_NEEDS := $(if $(URL),setup,engine)
 

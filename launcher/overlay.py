@@ -5,8 +5,9 @@ Triton takes these from a model's config.pbtxt alone, so a changed one is writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.engines import CLASSIFIERS
 from launcher.errors import ServerError
@@ -44,7 +45,9 @@ def overlay(repository: Path, changed: Mapping[str, Mapping[str, int]], config_n
         directory: is made, and may not be there.
     """
     directory.mkdir(parents=True)
-    for model in sorted(entry for entry in repository.iterdir() if entry.is_dir()):
+    models = sorted(entry for entry in repository.iterdir() if entry.is_dir())
+    changed = {**changed, **_smaller_ensembles(models, changed)}
+    for model in models:
         target = directory / model.name
         if model.name not in changed:
             target.symlink_to(model.resolve(), target_is_directory=True)
@@ -59,19 +62,44 @@ def overlay(repository: Path, changed: Mapping[str, Mapping[str, int]], config_n
     return directory
 
 
-def changed_config(text: str, changed: Mapping[str, int]) -> str:
-    """A config.pbtxt with these settings; preferred batch sizes beyond the largest batch go."""
+def _smaller_ensembles(models: Sequence[Path], changed: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Ensembles that allow larger batches than one of their models then does: Triton does not load those."""
+    limits = {model: settings["max_batch"] for model, settings in changed.items() if "max_batch" in settings}
+    files = {model.name: model / "config.pbtxt" for model in models if (model / "config.pbtxt").is_file()}
+    configs = {name: _parsed(file.read_text("utf-8")) for name, file in files.items()} if limits else {}
+    found: dict[str, dict[str, int]] = {}
+    growing = True
+    while growing:  # an ensemble may be a step of another one
+        growing = False
+        for name, config in configs.items():
+            steps = [limits[step.model_name] for step in config.ensemble_scheduling.step if step.model_name in limits]
+            if steps and min(steps) < limits.get(name, config.max_batch_size):
+                limits[name] = min(steps)
+                found[name] = {"max_batch": limits[name]}
+                growing = True
+    return found
+
+
+def _parsed(text: str) -> Any:
     from google.protobuf import text_format  # of the client libraries, which a server without changes does without
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    config = text_format.Parse(text, ModelConfig())
+    return text_format.Parse(text, ModelConfig())
+
+
+def changed_config(text: str, changed: Mapping[str, int]) -> str:
+    """A config.pbtxt with these settings; preferred batch sizes beyond the largest batch go."""
+    from google.protobuf import text_format
+
+    config = _parsed(text)
     if "instances" in changed:
         for group in config.instance_group:
             group.count = changed["instances"]
     if "max_batch" in changed:
         config.max_batch_size = changed["max_batch"]
-        kept = [size for size in config.dynamic_batching.preferred_batch_size if size <= changed["max_batch"]]
-        config.dynamic_batching.preferred_batch_size[:] = kept
+        if config.HasField("dynamic_batching"):
+            kept = [size for size in config.dynamic_batching.preferred_batch_size if size <= changed["max_batch"]]
+            config.dynamic_batching.preferred_batch_size[:] = kept
         warm = [item for item in config.model_warmup if item.batch_size <= changed["max_batch"]]
         del config.model_warmup[:]
         config.model_warmup.extend(warm)

@@ -43,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--baseline", type=Path, help="summary.json of another run to compare with (default: the stored one, if any)"
     )
+    run.add_argument(
+        "--against", metavar="COMMIT",
+        help="start a server of this commit too, with the engines that are here, measure both in turns, and compare: "
+        "the surest way, as a shared machine's moods happen to both",
+    )  # fmt: skip
     run.set_defaults(run=run_run)
     dashboard = commands.add_parser(
         "dashboard",

@@ -15,11 +15,17 @@ The rule, for each of `figures_of` at each level:
    the number of figures, gives p < 0.05; and the change is at least `THRESHOLD`, because two runs differ by more than
    their rounds tell: by where memory lies, by other work on the machine.
 
+Two servers that were measured in turns (perf/turns.py) are compared round by round instead: what the machine did
+meanwhile happened to both, so nothing needs to be taken out of the ratio of a pair. Then the change is the
+Hodges-Lehmann estimate of the pairs, its interval the bootstrap over pairs, and the test Wilcoxon's signed ranks,
+exact; the rest is the same.
+
 Where the server got less than `BUSY` of what it wanted, times by the clock tell of its neighbours and are not flagged.
 Its CPU time for a token, which other work touches least, still is: it is the most sensitive figure in any case.
 
 No figure has a distribution assumed. Six rounds on both sides are the fewest with which 10 figures can be flagged
-at all (the smallest p is 2/924 then): with fewer the comparison says so instead of being silent. p90 and p99 are not
+at all (the smallest p is 2/924 then), nine where they are pairs (2/512): with fewer the comparison says so instead of
+being silent. p90 and p99 are not
 compared: a round has too few requests.
 """
 
@@ -36,6 +42,8 @@ import numpy.typing as npt
 from perf.errors import PerfError
 
 Values = npt.NDArray[np.float64]
+Rounds = Sequence[Mapping[str, Any]]
+Estimate = tuple[float, float, float, float]  # ratio, its interval's ends, p before correction
 
 ALPHA = 0.05
 THRESHOLD = 0.075
@@ -112,25 +120,29 @@ def check_comparable(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> Non
             raise PerfError(f"the baseline measured something else: its {name} is {theirs}, this run's {ours}")
 
 
-def compare(run: Mapping[str, Any], baseline: Mapping[str, Any], threshold: float = THRESHOLD) -> list[Change]:
+def compare(
+    run: Mapping[str, Any], baseline: Mapping[str, Any], threshold: float = THRESHOLD, *, in_turns: bool = False
+) -> list[Change]:
     """All figures at all levels, in that order.
+
+    Args:
+        run, baseline: summaries.
+        threshold: of what is flagged, as a share.
+        in_turns: whether the two were measured together, each round of the one beside a round of the other.
 
     Raises:
         PerfError: see `check_comparable`.
     """
-    from scipy.stats import mannwhitneyu
-
     check_comparable(run, baseline)
+    estimate = _of_pairs if in_turns else _of_runs
     found = []
     for after, before in zip(run["points"], baseline["points"], strict=True):
         for figure in figures_of(run):
             if figure not in figures_of(baseline):
                 continue
-            old, new = (_values(point["rounds"], figure) for point in (before, after))
-            medians = float(np.median(old[0])), float(np.median(new[0]))
-            logs = adjusted_logs(old, new, 1 if figure.higher_is_better else -1)
-            p = float(mannwhitneyu(*logs, method="exact").pvalue)
-            found.append((after["level"], figure, *medians, *_ratio(*logs), p))
+            rounds = before["rounds"], after["rounds"]
+            medians = [float(np.median(_values(measured, figure))) for measured in rounds]
+            found.append((after["level"], figure, *medians, *estimate(*rounds, figure)))
     adjusted = holm([entry[-1] for entry in found])
     told = ("cpu",) if busy(run, baseline) else ("cpu", "wall")
     return [
@@ -149,6 +161,11 @@ def compare(run: Mapping[str, Any], baseline: Mapping[str, Any], threshold: floa
     ]
 
 
+def notes(run: Mapping[str, Any], baseline: Mapping[str, Any], *, in_turns: bool = False) -> list[str]:
+    """What is to be said of the comparison, in sentences."""
+    return [note for note in (too_few_rounds(run, baseline, in_turns=in_turns), busy(run, baseline)) if note]
+
+
 def busy(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     """A sentence if the machine was too busy with other things for figures by the clock, else nothing."""
     for name, summary in (("this run", run), ("the baseline", baseline)):
@@ -162,11 +179,12 @@ def busy(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
     return ""
 
 
-def too_few_rounds(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
+def too_few_rounds(run: Mapping[str, Any], baseline: Mapping[str, Any], *, in_turns: bool = False) -> str:
     """A sentence if no figure could be flagged with so few rounds, else nothing."""
     ours, theirs = (len(summary["points"][0]["rounds"]) for summary in (run, baseline))
     tests = len(run["points"]) * len(figures_of(run))
-    if 2 / comb(ours + theirs, ours) * tests < ALPHA:
+    orders = 2**ours if in_turns else comb(ours + theirs, ours)
+    if 2 / orders * tests < ALPHA:
         return ""
     return (
         f"{ours} rounds against {theirs} are too few to tell a change of any of {tests} figures from noise: "
@@ -191,15 +209,15 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _values(rounds: Sequence[Mapping[str, Any]], figure: Figure) -> tuple[Values, Values]:
-    """A figure in each round, and the machine's speed then."""
+def _values(rounds: Rounds, figure: Figure) -> Values:
+    """A figure in each round."""
     measured = []
     for entry in rounds:
         value: Any = entry["figures"]
         for part in figure.key.split("."):
             value = value[part]
         measured.append(float(value))
-    return np.array(measured), np.array([entry["yardstick"][figure.clock] for entry in rounds])
+    return np.array(measured)
 
 
 def adjusted_logs(old: tuple[Values, Values], new: tuple[Values, Values], sign: int) -> tuple[Values, Values]:
@@ -217,10 +235,34 @@ def adjusted_logs(old: tuple[Values, Values], new: tuple[Values, Values], sign: 
     return values[0] - power * speeds[0], values[1] - power * speeds[1]
 
 
-def _ratio(old: Values, new: Values) -> tuple[float, float, float]:
-    """Hodges-Lehmann estimate of new over old from their logarithms, and its bootstrap interval."""
+def _of_runs(old: Rounds, new: Rounds, figure: Figure) -> Estimate:
+    """Of runs at different times, by the ratios of every round of the one to every round of the other."""
+    from scipy.stats import mannwhitneyu
+
+    before, after = (
+        (_values(rounds, figure), np.array([entry["yardstick"][figure.clock] for entry in rounds]))
+        for rounds in (old, new)
+    )
+    logs = adjusted_logs(before, after, 1 if figure.higher_is_better else -1)
     rng = np.random.default_rng(0)
-    a, b = (values[rng.integers(len(values), size=(_RESAMPLES, len(values)))] for values in (old, new))
+    a, b = (values[rng.integers(len(values), size=(_RESAMPLES, len(values)))] for values in logs)
     resampled = np.median((b[:, :, None] - a[:, None, :]).reshape(_RESAMPLES, -1), axis=1)
-    low, high = np.exp(np.percentile(resampled, [0.5, 99.5]))
-    return float(np.exp(np.median(new[:, None] - old[None, :]))), float(low), float(high)
+    middle = np.median(logs[1][:, None] - logs[0][None, :])
+    return *_ratios(middle, resampled), float(mannwhitneyu(*logs, method="exact").pvalue)
+
+
+def _of_pairs(old: Rounds, new: Rounds, figure: Figure) -> Estimate:
+    """Of rounds in turns, by the means of every two of the pairs' ratios."""
+    from scipy.stats import wilcoxon
+
+    logs = np.log(_values(new, figure)) - np.log(_values(old, figure))
+    first, second = np.triu_indices(len(logs))
+    resampled = logs[np.random.default_rng(0).integers(len(logs), size=(_RESAMPLES, len(logs)))]
+    middles = np.median((resampled[:, first] + resampled[:, second]) / 2, axis=1)
+    middle = np.median((logs[first] + logs[second]) / 2)
+    return *_ratios(middle, middles), float(wilcoxon(logs, method="exact").pvalue) if np.any(logs) else 1.0
+
+
+def _ratios(middle: Any, resampled: Values) -> tuple[float, float, float]:
+    low, high = np.percentile(resampled, [0.5, 99.5])
+    return float(np.exp(middle)), float(np.exp(low)), float(np.exp(high))

@@ -6,6 +6,8 @@ several tokens into one response (`max_responses_per_s`), so responses are not t
 `return_token_ids`, and the length of `output_ids` is the number of tokens that a response brought. A list of one
 element is written as that element. Outputs that a response does not have are written all the same, as zeros or as
 whatever lay in memory: the counts are read from the last response only, which has them.
+
+Where a measurement was paused, requests have the times without the pauses (perf/pauses.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perf import pauses
 from perf.errors import PerfError
 
 
@@ -65,7 +68,8 @@ def read(path: Path) -> Export:
         text = path.read_text(encoding="utf-8", errors="replace")
         (experiment,) = _parsed(path, text)["experiments"]
         begin, *_, end = experiment["window_boundaries"]
-        requests = [_request(request) for request in experiment["requests"]]
+        active = pauses.load(path)
+        requests = [_request(request, active) for request in experiment["requests"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PerfError(f"{path} is no export of one perf_analyzer measurement: {error!r}") from None
     if not requests:
@@ -82,13 +86,13 @@ def _parsed(path: Path, text: str) -> Any:
         raise
 
 
-def _request(raw: dict[str, Any]) -> Request:
-    arrivals = tuple(raw["response_timestamps"])
+def _request(raw: dict[str, Any], active: pauses.ActiveTime) -> Request:
+    sent, arrivals = active.at(raw["timestamp"]), tuple(map(active.at, raw["response_timestamps"]))
     outputs = raw["response_outputs"]
     if not arrivals or len(outputs) != len(arrivals):
         raise ValueError(f"{len(arrivals)} responses with {len(outputs)} outputs")
     if "output_ids" not in outputs[-1]:
-        return Request(raw["timestamp"], arrivals)
+        return Request(sent, arrivals)
     last = outputs[-1]
     if not last["finish_reason"]:
         raise ValueError("a request's last response has no finish_reason: it was cut off")
@@ -99,7 +103,7 @@ def _request(raw: dict[str, Any]) -> Request:
     if sum(tokens) != generated:
         raise ValueError(f"responses with {sum(tokens)} tokens, and {generated} generated_tokens at the end")
     return Request(
-        raw["timestamp"],
+        sent,
         arrivals,
         tuple(tokens),
         last["prompt_tokens"],

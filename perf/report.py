@@ -23,6 +23,8 @@ def write(
     changes: Sequence[Change] = (),
     baseline: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    *,
+    in_turns: bool = False,
 ) -> Path:
     """Write `report.html` into a run's directory, from its summary, raw exports and scraped metrics.
 
@@ -32,6 +34,7 @@ def write(
         changes: against the baseline, if there is one.
         baseline: the summary of that.
         notes: shown at the top, with what the report itself finds amiss.
+        in_turns: whether the baseline was measured in turns with the run.
     """
     requests = {
         point["level"]: [
@@ -62,6 +65,7 @@ def write(
         agreement=max(largest, 1e-6) if largest is not None and not differing else None,
         changes=changes,
         baseline=baseline,
+        in_turns=in_turns,
         threshold=compare.THRESHOLD,
         verdict=verdict(changes),
         configuration=yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True, width=120),

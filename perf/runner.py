@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.environment import machine
-from launcher import processes
-from launcher.runtime import CACHE, PROJECT
-from perf import commands, export, figures, inputs, process, scrape, yardstick
+from launcher.runtime import CACHE
+from perf import commands, export, figures, inputs, pauses, process, scrape, yardstick
 from perf.cancelling import CancellingClients
 from perf.cpu_time import CpuTime, cpu_time
 from perf.profile import Profile
@@ -52,13 +50,26 @@ class Run:
         profile: what to measure.
         target: where.
         directory: of the run, see `new_directory`.
+        paused: tells when the server was stopped, where it is measured in turns with another one (perf/turns.py).
+            The machine's speed is not measured then.
     """
 
-    def __init__(self, program: Path, profile: Profile, target: Target, directory: Path) -> None:
+    def __init__(
+        self,
+        program: Path,
+        profile: Profile,
+        target: Target,
+        directory: Path,
+        paused: Callable[[], Sequence[pauses.Pause]] | None = None,
+    ) -> None:
         self._program, self._profile, self._target, self._directory = program, profile, target, directory
+        self._paused = paused
         self._salt = secrets.token_hex(4)
         self._image_input = "" if profile.model == "generate" else first_input(target.url, profile.model)
         self._cancelling: dict[str, int] = {}
+        self._started = time.time()
+        self._levels = list(zip(profile.load.levels, profile.counts(), strict=True))
+        self._rounds: dict[float, list[dict[str, Any]]] = {level: [] for level, _ in self._levels}
 
     def measure(self, advance: Callable[[str], None]) -> dict[str, Any]:
         """Measure everything, and return and store the summary; `advance` is told what comes next.
@@ -66,32 +77,38 @@ class Run:
         Raises:
             PerfError: perf_analyzer failed.
         """
-        profile = self._profile
-        started = time.time()
-        levels = list(zip(profile.load.levels, profile.counts(), strict=True))
-        rounds: dict[float, list[dict[str, Any]]] = {level: [] for level, _ in levels}
+        for _ in self.steps(advance):
+            pass
+        advance("computing the figures")
+        return self.summary()
+
+    def steps(self, advance: Callable[[str], None]) -> Generator[None]:
+        """What `measure` does, with a pause after the warm-up and after each measurement.
+
+        Raises:
+            PerfError: perf_analyzer failed.
+        """
+        profile, levels = self._profile, self._levels
         with contextlib.ExitStack() as stack:
             if self._target.metrics_url:
                 path = self._directory / "metrics.jsonl"
                 stack.enter_context(scrape.Scraper(self._target.metrics_url, path))
             advance("warming up")
-            level, _ = levels[-1]
+            level, count = levels[-1]
             # The same requests as later, so that nothing that is prepared on first use is measured.
-            self._analyze(Measurement(level, levels[-1][1], "warm-up"))
+            self._analyze(Measurement(level, count, "warm-up"))
             self._settle()
             if profile.cancelling:
                 beside = stack.enter_context(CancellingClients(self._target.url, profile.cancelling))
+            yield
             for number in range(profile.rounds):
                 for level, count in levels if number % 2 == 0 else reversed(levels):
                     advance(f"round {number + 1} of {profile.rounds}, {profile.load.kind} {level:g}")
                     name = f"{profile.load.kind}-{level:g}-round-{number + 1}"
-                    rounds[level].append(self._measured(Measurement(level, count, name)))
+                    self._rounds[level].append(self._measured(Measurement(level, count, name)))
+                    yield
             if profile.cancelling:
                 self._cancelling = {name: getattr(beside, name) for name in ("cancelled", "ended", "failed")}
-        advance("computing the figures")
-        summary = self._summary(started, rounds)
-        (self._directory / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        return summary
 
     def _measured(self, measurement: Measurement) -> dict[str, Any]:
         """A round that perf_analyzer has written down."""
@@ -104,29 +121,31 @@ class Run:
 
     def _round(self, measurement: Measurement) -> dict[str, Any]:
         before = self._totals()
-        speeds = [yardstick.speed()]
+        speeds = [yardstick.speed()] if self._paused is None else []
         before_cpu = self._cpu()
         path = self._analyze(measurement)
         used = self._cpu().since(before_cpu)
-        speeds.append(yardstick.speed())
-        wall, cpu = (fmean(values) for values in zip(*speeds, strict=True))
+        if self._paused is not None:
+            pauses.store(path, self._paused())
         read = export.read(path)
         found = figures.figures(read.requests)
         if used.ran_s:
             per = "token" if "tokens" in found else "request"
             found[f"cpu_ms_per_{per}"] = 1000 * used.ran_s / found.get("tokens", found["requests"])
-            # What the server itself got of the cores says more than what the yardstick got before and after.
-            wall = used.granted * cpu
         made: dict[str, Any] = {
             "export": str(path.relative_to(self._directory)),
             "figures": found,
-            "yardstick": {"wall": wall, "cpu": cpu},
             "granted": used.granted if used.ran_s else None,
             "perf_analyzer": {
                 "requests_per_s": commands.reported_rate(path.with_suffix(".csv")),
                 "window_s": read.window_s,
             },
         }
+        if speeds:
+            speeds.append(yardstick.speed())
+            wall, cpu = (fmean(values) for values in zip(*speeds, strict=True))
+            # What the server itself got of the cores says more than what the yardstick got before and after.
+            made["yardstick"] = {"wall": used.granted * cpu if used.ran_s else wall, "cpu": cpu}
         if before is not None and self._target.metrics_url:
             goal = scrape.total(before, self._success) + len(read.requests)
             after = scrape.settled(self._target.metrics_url, self._success, goal)
@@ -142,9 +161,7 @@ class Run:
 
     def _cpu(self) -> CpuTime:
         """What the server's processes have used; zeros for a server that we did not start."""
-        if self._target.server is None:
-            return CpuTime(0.0, 0.0)
-        return cpu_time(processes.session_pids(self._target.server.pid))
+        return cpu_time(self._target.pids())
 
     def _settle(self) -> None:
         """Wait until what was sent before is counted, or the next round would have it."""
@@ -167,38 +184,31 @@ class Run:
         process.run(line, path.with_suffix(".log"), self._profile.timeout_s)
         return path
 
-    def _summary(self, started: float, rounds: dict[float, list[dict[str, Any]]]) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """Of what was measured; it is stored as well."""
         points = []
-        for level, measured in rounds.items():
+        for level, measured in self._rounds.items():
             requests = [r for entry in measured for r in export.read(self._directory / entry["export"]).requests]
             seconds = sum(entry["figures"]["seconds"] for entry in measured)
             points.append({"level": level, "all": figures.figures(requests, seconds), "rounds": measured})
         config = configuration(self._target.url, self._profile.model)
-        return {
+        summary = {
             "profile": {"name": self._profile.name, **self._profile.model_dump(mode="json")},
-            "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
-            "seconds": time.time() - started,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
+            "seconds": time.time() - self._started,
             "machine": machine(),
-            "yardstick": yardstick.NAME,
-            "commit": commit(),
+            "yardstick": yardstick.NAME if self._paused is None else None,
+            "commit": self._target.commit,
             "server": {
                 "url": self._target.url,
                 "started_for_this_run": self._target.started,
-                "settings": self._profile.environment() if self._target.started else {},
+                "settings": self._target.settings,
+                "engines": self._target.engines,
                 "model_parameters": {k: v["string_value"] for k, v in config.get("parameters", {}).items()},
             },
             "perf_analyzer": str(self._program),
             "points": points,
             "cancelling": self._cancelling,
         }
-
-
-def commit() -> str:
-    """The commit that is checked out, with a plus where files differ from it; empty without git."""
-    git = ["git", "-C", str(PROJECT)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + ("+" if status.stdout.strip() else "")
+        (self._directory / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        return summary

@@ -1,10 +1,11 @@
-"""What `python -m perf run` does: measure with progress, then report and compare."""
+"""What `python -m perf run` does: measure with progress, compare, report."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from perf import agreement, analyzer, baselines, compare, profile, report
+from perf import agreement, analyzer, baselines, checkout, compare, profile, report, turns
 from perf.compare import Change
 from perf.errors import PerfError
+from perf.profile import Profile
 from perf.runner import Run, new_directory
 from perf.target import NotServedError, target
 
@@ -28,39 +30,100 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.rounds < 1:
             raise PerfError(f"--rounds must be at least 1, not {arguments.rounds}")
         chosen = chosen.model_copy(update={"rounds": arguments.rounds})
+    if arguments.against:
+        if arguments.url or arguments.baseline or arguments.store_baseline:
+            raise PerfError("--against starts both servers: it goes without --url, --baseline and --store-baseline")
+        turns.check(chosen)
+        checkout.known(arguments.against)
     for note in analyzer.notes():
         console.print(f"note: {note}", markup=False)
     program, origin = analyzer.find()
     console.print(f"[bold]{chosen.name}[/]: {chosen.description}\nperf_analyzer {origin}")
-    started = time.monotonic()
     try:
-        with _progress() as bar:
-            steps = chosen.rounds * len(chosen.load.levels) + 3
-            task = bar.add_task("starting the server" if not arguments.url else "looking at the server", total=steps)
-
-            def advance(text: str) -> None:
-                if console.is_terminal:
-                    bar.update(task, advance=1, description=text)
-                else:
-                    console.print(f"  {time.monotonic() - started:5.0f} s  {text}")
-
-            with target(chosen, arguments.url, arguments.metrics_url) as served:
-                directory = new_directory(chosen)
-                summary = Run(program, chosen, served, directory).measure(advance)
+        if arguments.against:
+            return in_turns(chosen, program, arguments.against)
+        return one(chosen, program, arguments)
     except NotServedError as skipped:
         console.print(str(skipped), markup=False)
         return 0
-    console.print(f"  measured in {time.monotonic() - started:.0f} s; raw exports: {directory / 'raw'}")
-    for line in agreement.disagreements(summary):
-        console.print(f"  [yellow]warning[/] {line}: did somebody else use the server?")
+
+
+def one(chosen: Profile, program: Path, arguments: argparse.Namespace) -> int:
+    """Measure one server and compare it with a baseline; 1 if it is worse."""
+    with (
+        _advance(chosen.rounds * len(chosen.load.levels) + 3) as advance,
+        target(chosen, arguments.url, arguments.metrics_url) as served,
+    ):
+        directory = new_directory(chosen)
+        summary = Run(program, chosen, served, directory).measure(advance)
     changes, baseline, notes = compared(summary, arguments.baseline)
-    path = report.write(directory, summary, changes, baseline, notes)
-    show(summary, changes, notes)
-    console.print(f"report: {path}", markup=False)
+    commit = ""
+    if baseline and any(change.flag for change in changes) and not arguments.store_baseline:
+        commit, why_not = confirmable(chosen, summary, baseline)
+        notes.append(
+            why_not or f"what differs may be the machine's doing: commit {commit} is measured in turns with this"
+        )
+    finish(directory, summary, changes, baseline, notes)
     if arguments.store_baseline:
         console.print(f"baseline: {baselines.store(directory / 'summary.json', chosen.name)}", markup=False)
         return 0
-    return 1 if any(change.flag == "worse" for change in changes) else 0
+    if commit:
+        return in_turns(chosen, program, commit)
+    return worse(changes)
+
+
+def in_turns(chosen: Profile, program: Path, commit: str) -> int:
+    """Measure the files here and a commit in turns, and compare the two; 1 if the files here are worse."""
+    with (
+        _advance(chosen.rounds * len(chosen.load.levels) + 3) as advance,
+        target(chosen, commit=commit) as old,
+        target(chosen) as new,
+    ):
+        directory = new_directory(chosen)
+        summary, baseline = turns.measure(program, chosen, new, old, directory, advance)
+    changes = compare.compare(summary, baseline, in_turns=True)
+    finish(directory, summary, changes, baseline, compare.notes(summary, baseline, in_turns=True), in_turns=True)
+    return worse(changes)
+
+
+def worse(changes: Sequence[Change]) -> int:
+    """The exit status."""
+    return int(any(change.flag == "worse" for change in changes))
+
+
+def confirmable(chosen: Profile, summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, str]:
+    """The baseline's commit where it can be measured again beside this run, else nothing, and why it cannot."""
+    unlike = [key for key in ("settings", "engines") if summary["server"].get(key) != baseline["server"].get(key)]
+    commit = str(baseline["commit"])
+    try:
+        turns.check(chosen)
+        if not summary["server"]["started_for_this_run"] or not baseline["server"]["started_for_this_run"]:
+            raise PerfError("a server was given, not started")
+        if unlike:
+            raise PerfError(f"the servers' {' and '.join(unlike)} differ, not only their commits")
+        if not commit or commit.endswith(checkout.CHANGED):
+            raise PerfError(f"the baseline is of {'files that were not committed' if commit else 'an unknown commit'}")
+        return checkout.known(commit), ""
+    except PerfError as error:
+        return "", f"what differs may be the machine's doing, and is not measured again in turns: {error}"
+
+
+def finish(
+    directory: Path,
+    summary: Mapping[str, Any],
+    changes: Sequence[Change],
+    baseline: Mapping[str, Any] | None,
+    notes: Sequence[str],
+    *,
+    in_turns: bool = False,
+) -> None:
+    """Report what was measured."""
+    console.print(f"  measured in {summary['seconds']:.0f} s; raw exports: {directory / 'raw'}")
+    for line in agreement.disagreements(summary):
+        console.print(f"  [yellow]warning[/] {line}: did somebody else use the server?")
+    path = report.write(directory, summary, changes, baseline, notes, in_turns=in_turns)
+    show(summary, changes, notes)
+    console.print(f"report: {path}", markup=False)
 
 
 def compared(summary: Mapping[str, Any], wanted: Path | None) -> tuple[list[Change], dict[str, Any] | None, list[str]]:
@@ -79,8 +142,7 @@ def compared(summary: Mapping[str, Any], wanted: Path | None) -> tuple[list[Chan
         if wanted:
             raise
         return [], None, [f"not compared: {error}; store a new baseline with `make load-baseline`"]
-    notes = [compare.too_few_rounds(summary, baseline), compare.busy(summary, baseline)]
-    return changes, baseline, [note for note in notes if note]
+    return changes, baseline, compare.notes(summary, baseline)
 
 
 def show(summary: Mapping[str, Any], changes: Sequence[Change], notes: Sequence[str]) -> None:
@@ -111,6 +173,22 @@ def show(summary: Mapping[str, Any], changes: Sequence[Change], notes: Sequence[
             )
     if changes:
         console.print(report.verdict(changes))
+
+
+@contextlib.contextmanager
+def _advance(steps: int) -> Iterator[Callable[[str], None]]:
+    """What tells of progress: a bar in a terminal, else lines."""
+    started = time.monotonic()
+    with _progress() as bar:
+        task = bar.add_task("starting the server", total=steps)
+
+        def advance(text: str) -> None:
+            if console.is_terminal:
+                bar.update(task, advance=1, description=text)
+            else:
+                console.print(f"  {time.monotonic() - started:5.0f} s  {text}")
+
+        yield advance
 
 
 def _progress() -> Progress:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import requests
 
 from client import Client, ServerError
-from launcher.engines import VISION_MODELS, loadable_models
+from launcher import processes
+from launcher.engines import VISION_MODELS, engine_directory, loadable_models
 from launcher.errors import ServerError as StartError
 from launcher.server import REPOSITORY, Options, TritonServer
-from perf import scrape
+from perf import checkout, scrape
 from perf.errors import PerfError
 from perf.profile import Profile
 
@@ -35,41 +38,44 @@ class Target:
         metrics_url: host and port of the metrics, None where they cannot be had.
         started: whether the server runs for this load alone.
         server: the server that was started.
+        commit: that it serves, see perf/checkout.py; of this project where the server was given.
+        settings: environment variables of a server that was started.
+        engines: of a server that was started, what identifies the engine of each model.
     """
 
     url: str
     metrics_url: str | None
     started: bool
     server: TritonServer | None = None
+    commit: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    engines: Mapping[str, str] = field(default_factory=dict)
+
+    def pids(self) -> list[int]:
+        """Processes of the server that was started; none of one that was given."""
+        return processes.session_pids(self.server.pid) if self.server else []
 
 
 @contextlib.contextmanager
-def target(profile: Profile, url: str | None, metrics_url: str | None) -> Iterator[Target]:
+def target(
+    profile: Profile, url: str | None = None, metrics_url: str | None = None, commit: str | None = None
+) -> Iterator[Target]:
     """A server that has the profile's model.
+
+    Args:
+        profile: what it is to serve.
+        url: gRPC of a running server; None: one is started.
+        metrics_url: of the running server.
+        commit: what the started server is made of, with the engines and packages that are here; None: the files here.
 
     Raises:
         NotServedError: it does not have it.
         PerfError: it cannot be started, or nothing answers at `url`.
     """
     if url is None:
-        # Those of the repository that the profile's kind needs: classifiers come and go with their engines.
-        environment = profile.environment()
-        images = profile.model != "generate"
-        found = loadable_models(REPOSITORY, {**os.environ, **environment})
-        models = [model for model in found if (model in VISION_MODELS) == images]
-        server = TritonServer(Options(models=models, env=environment, start_seconds=_START_S))
-        if profile.model not in models:
-            raise NotServedError(
-                f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped"
-            )
-        try:
-            server.start()
-        except StartError as error:
-            raise PerfError(str(error)) from None
-        try:
-            yield Target(server.grpc_url, server.metrics_url, True, server)
-        finally:
-            server.stop()
+        with contextlib.ExitStack() as stack:
+            tree = stack.enter_context(checkout.tree(commit)) if commit else None
+            yield stack.enter_context(_started(profile, tree, checkout.known(commit) if commit else checkout.current()))
         return
     check_served(url, profile)
     metrics = metrics_url or f"{url.rpartition(':')[0]}:{DEFAULT_METRICS_PORT}"
@@ -78,9 +84,44 @@ def target(profile: Profile, url: str | None, metrics_url: str | None) -> Iterat
     except (requests.RequestException, ValueError) as error:
         if metrics_url:
             raise PerfError(f"no metrics at {metrics_url}: {error}") from None
-        yield Target(url, None, False)
+        yield Target(url, None, False, commit=checkout.current())
     else:
-        yield Target(url, metrics, False)
+        yield Target(url, metrics, False, commit=checkout.current())
+
+
+@contextlib.contextmanager
+def _started(profile: Profile, tree: Path | None, commit: str) -> Iterator[Target]:
+    repository = tree / REPOSITORY.name if tree else REPOSITORY
+    settings = {name: value for name, value in os.environ.items() if name.startswith("TANDEM_")} | profile.environment()
+    # Those of the repository that the profile's kind needs: classifiers come and go with their engines.
+    images = profile.model != "generate"
+    models = [m for m in loadable_models(repository, settings) if (m in VISION_MODELS) == images]
+    if profile.model not in models:
+        raise NotServedError(f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped")
+    code = {"PYTHONPATH": str(tree)} if tree else {}  # goes before the project that is installed
+    server = TritonServer(
+        Options(repository=repository, models=models, env=profile.environment() | code, start_seconds=_START_S)
+    )
+    try:
+        server.start()
+    except StartError as error:
+        raise PerfError(f"commit {commit}: {error}" if tree else str(error)) from None
+    try:
+        yield Target(
+            server.grpc_url, server.metrics_url, True, server, commit, settings, _engines(repository, models, settings)
+        )
+    finally:
+        server.stop()
+
+
+def _engines(repository: Path, models: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
+    """The digest of each model's engine: its manifest has those of its files."""
+    manifests = {model: engine_directory(repository, model, env) / "manifest.json" for model in models}
+    return {
+        model: hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+        for model, manifest in manifests.items()
+        if manifest.is_file()
+    }
 
 
 def check_served(url: str, profile: Profile) -> None:

@@ -99,7 +99,8 @@ def test_requests_that_come_together_share_inferences(vision_server, engines):
 def test_settings_say_how_many_instances_and_how_large_batches_are(start_server, engines):
     wanted = {"INSTANCES": "2", "MAX_BATCH": "4", "DYNAMIC_BATCHING": "0"}
     env = {f"TANDEM_EFFICIENTNET_LITE0_{name}": value for name, value in wanted.items()}
-    server = start_server(models=("efficientnet_lite0",), env=env)
+    pipeline = ("efficientnet_lite0_logits", "classify_imagenet", "image_decoder", "label_ranker")
+    server = start_server(models=("efficientnet_lite0", *pipeline), env=env)
     repository = server.log.with_suffix(".repository")
     pixels = np.stack([decode(PHOTOS["china.jpg"], engines["efficientnet_lite0"].manifest.image, ImageLimits())] * 5)
 

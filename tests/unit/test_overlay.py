@@ -51,6 +51,19 @@ def test_only_what_is_asked_for_changes(tmp_path, config_name):
     assert (made / "target").resolve() == (REPOSITORY / "target").resolve()
 
 
+def test_ensembles_allow_no_larger_batches_than_their_models(tmp_path):
+    """Also those of which an ensemble is a step; for larger batches nothing else changes."""
+    made = overlay(REPOSITORY, {"resnet50": {"max_batch": 4}}, "cpu", tmp_path / "smaller")
+    for name in ("resnet50_logits", "classify"):
+        expected = read(REPOSITORY / name / "config.pbtxt")
+        expected.max_batch_size = 4
+        assert read(made / name / "config.pbtxt") == expected
+    others = [entry for entry in made.iterdir() if not entry.is_symlink()]
+    assert sorted(entry.name for entry in others) == ["classify", "resnet50", "resnet50_logits"]
+    made = overlay(REPOSITORY, {"resnet50": {"max_batch": 32}}, "cpu", tmp_path / "larger")
+    assert [entry.name for entry in made.iterdir() if not entry.is_symlink()] == ["resnet50"]
+
+
 def test_dynamic_batching_can_be_turned_off():
     text = (REPOSITORY / "resnet50" / "configs" / "cpu.pbtxt").read_text(encoding="utf-8")
     off = text_format.Parse(changed_config(text, {"dynamic_batching": 0, "queue_delay_us": 5}), ModelConfig())

@@ -88,6 +88,51 @@ def test_a_machine_that_is_busy_with_others_judges_only_cpu_time() -> None:
     assert compare.busy(fast, fast) == ""
 
 
+def in_turns(seed: int, slower: float = 1.0, rounds: int = 12) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two runs on a machine whose speed changes twofold from pair to pair, with nothing that says so."""
+    pair = run(2 * seed, slower, rounds=rounds), run(2 * seed + 1, rounds=rounds)
+    moods = np.exp(np.random.default_rng(seed).uniform(-0.35, 0.35, rounds))
+    for summary in pair:
+        for mood, entry in zip(moods, summary["points"][0]["rounds"], strict=True):
+            speed = entry["yardstick"].pop("wall")
+            entry["yardstick"] = {"wall": 1.0, "cpu": 1.0}
+            figures = entry["figures"]
+            figures["tokens_per_s"] *= mood / speed
+            figures["cpu_ms_per_token"] /= mood
+            for name in ("ttft_ms", "tpot_ms", "latency_ms"):
+                figures[name]["p50"] *= speed / mood
+    return pair
+
+
+def test_runs_in_turns_are_compared_pair_by_pair() -> None:
+    """The negative control: compared as two runs, the same rounds do not tell."""
+    pair = in_turns(1, slower=1.15)
+    found = compare.compare(*pair, in_turns=True)
+    assert list(flags(found).values()) == ["worse"] * 5
+    assert all(1.1 < change.ratio < 1.2 for change in found if not change.figure.higher_is_better)
+    assert all(change.low < change.ratio < change.high for change in found)
+    assert flags(compare.compare(*pair)) == {}
+
+
+def test_the_same_in_turns_raises_no_flag() -> None:
+    assert [seed for seed in range(20) if flags(compare.compare(*in_turns(seed), in_turns=True))] == []
+
+
+def test_pairs_of_equal_rounds_are_no_change() -> None:
+    same = run(1)
+    assert {change.p for change in compare.compare(same, same, in_turns=True)} == {1.0}
+
+
+def test_too_few_pairs_are_said_to_be_too_few() -> None:
+    """Eight pairs: 2/256 for one figure, 5 times that for the first of five."""
+    pair = in_turns(1, slower=2, rounds=7)
+    assert len(compare.notes(*pair, in_turns=True)) == 1
+    assert flags(compare.compare(*pair, in_turns=True)) == {}
+    pair = in_turns(1, slower=2, rounds=8)
+    assert compare.notes(*pair, in_turns=True) == []
+    assert len(flags(compare.compare(*pair, in_turns=True))) == 5
+
+
 def test_holm() -> None:
     """The example of Holm's procedure by hand: 0.01·4, max(0.04, 0.02·3), max(…, 0.03·2), 0.5."""
     assert compare.holm([0.02, 0.01, 0.5, 0.03]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
