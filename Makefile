@@ -123,7 +123,7 @@ load-baseline: $(LOAD_NEEDS) ## the same, kept as what later `make load` is comp
 plan: engine ## the cheapest configuration that keeps service targets, measured: half an hour to an hour
 	@$(PY) -m perf plan $(or $(PLAN),chat)
 
-load-gates: engine ## what the comparison promises: a planted regression is flagged, ten reruns are not; one to two hours
+load-gates: engine ## what the comparison promises: a planted regression is flagged, ten reruns are not; some 40 minutes
 	$(PY) -m pytest -q -s -m load tests/load/test_perf_gates.py
 
 test-load: engine ## every panel of the dashboard under load, from a real Prometheus; two servers behind HAProxy, one killed; 10,000 requests in a small cache

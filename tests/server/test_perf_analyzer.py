@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 
-from perf import agreement, analyzer, profile, report
+from perf import agreement, analyzer, compare, export, pauses, profile, report, turns
 from perf.runner import Run
 from perf.target import Target
 
@@ -40,3 +41,30 @@ def test_smoke(server, tmp_path):
                 assert f"<td>{expected:.1f}</td>" in page
         assert [r["response_outputs"][-1]["generated_tokens"] for r in requests] == [24] * count
         assert point["all"]["tokens"] == 24 * count
+
+
+def test_two_servers_in_turns(server, start_server, tmp_path):
+    """Each answers all of its requests, is stopped while the other runs, and neither is afterwards."""
+    program, _ = analyzer.find()
+    (tmp_path / "raw").mkdir()
+    other = start_server(models=("target", "generate"), env={"TANDEM_GRAPH_MEMORY_MB": "0"})
+    new, old = (Target(one.grpc_url, one.metrics_url, True, one) for one in (server, other))
+    summaries = turns.measure(program, PROFILE, new, old, tmp_path, print)
+    assert agreement.disagreements(summaries[0]) == agreement.disagreements(summaries[1]) == []
+    assert len(compare.compare(*summaries, in_turns=True)) == 10
+    for summary, directory in zip(summaries, (tmp_path, tmp_path / "baseline"), strict=True):
+        for point in summary["points"]:
+            file = directory / point["rounds"][0]["export"]
+            requests = json.loads(file.read_text(errors="replace"))["experiments"][0]["requests"]
+            span = (max(r["response_timestamps"][-1] for r in requests) - min(r["timestamp"] for r in requests)) / 1e9
+            stopped = json.loads(pauses.path(file).read_text())
+            assert len(stopped) > 1
+            assert point["all"]["seconds"] < span - turns.SECONDS / 2, "the pauses are not part of its time"
+            pauses.path(file).unlink()
+            raw = export.read(file).requests
+            longest = max(gap for r in raw for gap in np.diff([r.sent, *r.arrivals]))
+            assert longest > turns.SECONDS * 1e9 / 2, "but they were there"
+    for target in (new, old):
+        states = {pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in target.pids()}
+        assert states
+        assert "T" not in states.values()

@@ -71,6 +71,16 @@ def test_report_is_one_file_with_the_figures(directory: Path, summary: dict[str,
     assert "2 cores of a processor" in page
 
 
+def test_report_says_how_the_two_were_compared(directory: Path, summary: dict[str, Any]) -> None:
+    apart = report.write(directory, summary, compare.compare(summary, summary), summary).read_text()
+    assert "Mann-Whitney" in apart
+    assert "6 rounds." in apart
+    changes = compare.compare(summary, summary, in_turns=True)
+    together = report.write(directory, summary, changes, summary, in_turns=True).read_text()
+    assert "Wilcoxon" in together
+    assert "6 rounds, in turns with this run&#39;s." in together
+
+
 def test_report_without_baseline_and_metrics(directory: Path, summary: dict[str, Any]) -> None:
     (directory / "metrics.jsonl").unlink()
     page = report.write(directory, summary, notes=["too few of something"]).read_text()

@@ -84,7 +84,6 @@ def test_only_one_of_two_groups_runs_at_a_time(busy: list[subprocess.Popen[bytes
         while len(both.pauses(0)) < 5 or len(both.pauses(1)) < 5:
             seen.add(tuple(state(process) == psutil.STATUS_STOPPED for process in busy))
     assert {(True, False), (False, True)} <= seen
-    assert (True, True) not in seen
     assert [state(process) for process in busy] == [psutil.STATUS_RUNNING] * 2
     ended = time.time_ns()
     pauses = sorted(both.pauses(0) + both.pauses(1))
