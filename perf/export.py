@@ -62,8 +62,6 @@ def read(path: Path) -> Export:
         UnfinishedExportError: it is empty or cut off.
         PerfError: it is not such a file, or its numbers contradict each other.
     """
-    if path.is_file() and path.stat().st_size == 0:
-        raise UnfinishedExportError(f"perf_analyzer wrote an empty export: {path}")
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
         (experiment,) = _parsed(path, text)["experiments"]
@@ -81,8 +79,9 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        if text.startswith("{"):
-            raise UnfinishedExportError(f"perf_analyzer wrote only a part of its export: {path}: {error}") from None
+        if not text or text.startswith("{"):
+            part = "only a part" if text else "nothing"
+            raise UnfinishedExportError(f"perf_analyzer wrote {part} of its export: {path}: {error}") from None
         raise
 
 

@@ -140,7 +140,7 @@ def test_exports_that_contradict_themselves(
 
 def test_empty_export_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty.json").touch()
-    with pytest.raises(UnfinishedExportError, match="wrote an empty export"):
+    with pytest.raises(UnfinishedExportError, match="wrote nothing of its export"):
         export.read(tmp_path / "empty.json")
 
 
