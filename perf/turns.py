@@ -1,9 +1,9 @@
 """Two servers measured in turns of a quarter of a second, so that what the machine does meanwhile happens to both.
 
-A shared machine is faster or slower by some 5 % from one moment to the next, whether those are tenths of seconds or
-quarters of minutes: longer rounds do not average that away, more frequent turns do. So both are under load at once, and
-one of them is stopped (SIGSTOP) while the other has the machine to itself. The times of a server's requests are told
-without its pauses (perf/pauses.py); CPU time knows none.
+A shared machine's speed changes from one tenth of a second to the next as much as from one quarter of a minute to the
+next: longer rounds do not average that away, more frequent turns do. So both are under load at once, and one of them is
+stopped (SIGSTOP) while the other has the machine to itself. The times of a server's requests are told without its
+pauses (perf/pauses.py); CPU time knows none.
 """
 
 from __future__ import annotations
