@@ -25,8 +25,7 @@ Its CPU time for a token, which other work touches least, still is: it is the mo
 
 No figure has a distribution assumed. Six rounds on both sides are the fewest with which 10 figures can be flagged
 at all (the smallest p is 2/924 then), nine where they are pairs (2/512): with fewer the comparison says so instead of
-being silent. p90 and p99 are not
-compared: a round has too few requests.
+being silent. p90 and p99 are not compared: a round has too few requests.
 """
 
 from __future__ import annotations

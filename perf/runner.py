@@ -203,6 +203,7 @@ class Run:
                 "url": self._target.url,
                 "started_for_this_run": self._target.started,
                 "settings": self._target.settings,
+                "environment": self._target.environment,
                 "engines": self._target.engines,
                 "model_parameters": {k: v["string_value"] for k, v in config.get("parameters", {}).items()},
             },

@@ -93,7 +93,7 @@ def worse(changes: Sequence[Change]) -> int:
 
 def confirmable(chosen: Profile, summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, str]:
     """The baseline's commit where it can be measured again beside this run, else nothing, and why it cannot."""
-    unlike = [key for key in ("settings", "engines") if summary["server"].get(key) != baseline["server"].get(key)]
+    unlike = [key for key in ("environment", "engines") if summary["server"].get(key) != baseline["server"].get(key)]
     commit = str(baseline["commit"])
     try:
         turns.check(chosen)

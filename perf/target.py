@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +40,9 @@ class Target:
         started: whether the server runs for this load alone.
         server: the server that was started.
         commit: that it serves, see perf/checkout.py; of this project where the server was given.
-        settings: environment variables of a server that was started.
-        engines: of a server that was started, what identifies the engine of each model.
+        settings: of a server that was started, the profile's.
+        environment: of a server that was started, a digest of all its settings: some are secret.
+        engines: of a server that was started, a digest of the engine of each model.
     """
 
     url: str
@@ -49,6 +51,7 @@ class Target:
     server: TritonServer | None = None
     commit: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    environment: str = ""
     engines: Mapping[str, str] = field(default_factory=dict)
 
     def pids(self) -> list[int]:
@@ -92,23 +95,29 @@ def target(
 @contextlib.contextmanager
 def _started(profile: Profile, tree: Path | None, commit: str) -> Iterator[Target]:
     repository = tree / REPOSITORY.name if tree else REPOSITORY
-    settings = {name: value for name, value in os.environ.items() if name.startswith("TANDEM_")} | profile.environment()
+    settings = profile.environment()
+    environment = {name: value for name, value in os.environ.items() if name.startswith("TANDEM_")} | settings
     # Those of the repository that the profile's kind needs: classifiers come and go with their engines.
     images = profile.model != "generate"
-    models = [m for m in loadable_models(repository, settings) if (m in VISION_MODELS) == images]
+    models = [m for m in loadable_models(repository, environment) if (m in VISION_MODELS) == images]
     if profile.model not in models:
         raise NotServedError(f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped")
     code = {"PYTHONPATH": str(tree)} if tree else {}  # goes before the project that is installed
-    server = TritonServer(
-        Options(repository=repository, models=models, env=profile.environment() | code, start_seconds=_START_S)
-    )
+    server = TritonServer(Options(repository=repository, models=models, env=settings | code, start_seconds=_START_S))
     try:
         server.start()
     except StartError as error:
         raise PerfError(f"commit {commit}: {error}" if tree else str(error)) from None
     try:
         yield Target(
-            server.grpc_url, server.metrics_url, True, server, commit, settings, _engines(repository, models, settings)
+            server.grpc_url,
+            server.metrics_url,
+            True,
+            server,
+            commit,
+            settings,
+            _digest(json.dumps(environment, sort_keys=True).encode()),
+            _engines(repository, models, environment),
         )
     finally:
         server.stop()
@@ -117,11 +126,11 @@ def _started(profile: Profile, tree: Path | None, commit: str) -> Iterator[Targe
 def _engines(repository: Path, models: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
     """The digest of each model's engine: its manifest has those of its files."""
     manifests = {model: engine_directory(repository, model, env) / "manifest.json" for model in models}
-    return {
-        model: hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
-        for model, manifest in manifests.items()
-        if manifest.is_file()
-    }
+    return {model: _digest(manifest.read_bytes()) for model, manifest in manifests.items() if manifest.is_file()}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_served(url: str, profile: Profile) -> None:

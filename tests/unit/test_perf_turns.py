@@ -214,7 +214,7 @@ def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
 def summary(commit: str = "abc", started: bool = True, **server: Any) -> dict[str, Any]:
     return {
         "commit": commit,
-        "server": {"started_for_this_run": started, "settings": {}, "engines": {"target": "1"}, **server},
+        "server": {"started_for_this_run": started, "environment": "a", "engines": {"target": "1"}, **server},
     }
 
 
@@ -227,7 +227,7 @@ def test_a_baseline_is_measured_again_where_only_the_commit_differs(monkeypatch:
     ("run", "baseline", "why"),
     [
         (summary(), summary(engines={"target": "2"}), "engines differ"),
-        (summary(settings={"TANDEM_MAX_RUNNING": "4"}), summary(), "settings differ"),
+        (summary(environment="b"), summary(), "environment differ"),
         (summary(), summary("abc+"), "not committed"),
         (summary(), summary(""), "unknown commit"),
         (summary(started=False), summary(), "a server was given"),
