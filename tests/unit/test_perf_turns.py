@@ -154,7 +154,7 @@ def test_an_export_is_read_without_its_pauses(tmp_path: Path) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A repository with a model, whose engine git does not know, changed after its only commit."""
+    """A repository with a model, whose engine git does not know: of code that is old, then newer, then changed."""
     directory = tmp_path / "project"
     model = directory / "model_repository" / "target" / "1"
     for made in (model / "engine", directory / "tandem", directory / "model_repository" / "later" / "1" / "engine"):
@@ -163,19 +163,18 @@ def project(tmp_path: Path) -> Path:
     (directory / "tandem" / "code.py").write_text("old")
     (directory / ".gitignore").write_text("engine\n")
     (model / "engine" / "weights").write_text("many")
-    for arguments in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first"],
-    ):
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-a", "-m", "it"]
+    for arguments in (["init", "-q"], ["add", "."], commit):
         subprocess.run(["git", "-C", directory, *arguments], check=True)
+    (directory / "tandem" / "code.py").write_text("newer")
+    subprocess.run(["git", "-C", directory, *commit], check=True)
     (directory / "tandem" / "code.py").write_text("new")
     return directory
 
 
 @needs_git
 def test_the_tree_of_a_commit_has_its_files_and_the_engines_that_are_here(project: Path) -> None:
-    with checkout.tree("HEAD", project) as tree:
+    with checkout.tree("HEAD~1", project) as tree:
         assert (tree / "tandem" / "code.py").read_text() == "old"
         assert (tree / "model_repository" / "target" / "1" / "engine" / "weights").read_text() == "many"
         assert not (tree / "model_repository" / "later").exists()
@@ -187,7 +186,7 @@ def test_the_tree_of_a_commit_has_its_files_and_the_engines_that_are_here(projec
 def test_the_name_of_what_is_checked_out_says_whether_files_differ(project: Path) -> None:
     head = checkout.known("HEAD", project)
     assert checkout.current(project) == f"{head}+"
-    (project / "tandem" / "code.py").write_text("old")
+    (project / "tandem" / "code.py").write_text("newer")
     assert checkout.current(project) == head
 
 
