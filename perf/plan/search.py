@@ -15,6 +15,7 @@ from perf.plan.spec import Configuration, Plan, parts
 
 FRACTIONS = np.linspace(0.02, 0.98, 49)  # of what a server can do at most
 STEP = 0.03  # a setting is changed for a gain of more than that: less is noise
+HOPELESS = 2 / 3
 SECONDS = 3600
 
 
@@ -67,6 +68,9 @@ def capacity(of: Candidate, targets: Mapping[str, float]) -> float:
 def search(plan: Plan, measure: Callable[[Configuration], OpenLoad]) -> tuple[Candidate, list[Candidate]]:
     """Change one setting at a time, take what is better, until nothing is.
 
+    A value with which a server does less at most than `HOPELESS` of what the best one carries within the targets, all
+    else equal, is not tried again beside other settings.
+
     Args:
         plan: the space and the targets.
         measure: asked once for each configuration that is looked at.
@@ -83,13 +87,18 @@ def search(plan: Plan, measure: Callable[[Configuration], OpenLoad]) -> tuple[Ca
         return seen[key]
 
     best = look_at(plan.start)
+    hopeless: set[tuple[str, object]] = set()
     while True:
         before = best
         for name, values in plan.space.items():
             for value in values:
+                if (name, value) in hopeless:
+                    continue
                 other = look_at({**best.configuration, name: value})
                 if _is_better(other, best):
                     best = other
+                elif other.model.most < HOPELESS * best.capacity:
+                    hopeless.add((name, value))
         if best is before:
             return best, list(seen.values())
 

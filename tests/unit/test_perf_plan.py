@@ -112,6 +112,14 @@ def test_the_search_finds_the_best_of_the_grid_with_fewer_measurements() -> None
     assert best.configuration == {"max_running": 4, "max_drafts": 0}
 
 
+def test_what_is_far_behind_is_not_measured_again_beside_other_settings() -> None:
+    """Two streams carry half of eight, four 0.71: only the four are tried again when drafts are off."""
+    best, measured = search(plan(targets={"ttft_p99_ms": 1e9}), server)
+    assert best.configuration == {"max_running": 8, "max_drafts": 0}
+    looked_at = [tuple(one.configuration.values()) for one in measured]
+    assert looked_at == [(8, 16), (2, 16), (4, 16), (8, 0), (4, 0)]
+
+
 def test_capacity_keeps_the_targets_and_a_higher_load_does_not() -> None:
     found = candidate({"max_running": 8, "max_drafts": 0}, server({"max_running": 8, "max_drafts": 0}), plan().targets)
     targets = plan().targets
