@@ -58,6 +58,8 @@ class Options:
     admin_key: str | None = None  # closes the endpoints of launcher.admin to clients that do not send it; None: open
     response_cache_mb: int = RESPONSE_CACHE_MB  # for whole answers of the models that have a response cache; 0: none
     arguments: Sequence[str] = ()  # more tritonserver arguments
+    # None: as here. Python stubs import what lies there before what is installed, and before PYTHONPATH.
+    working_directory: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,13 @@ class TritonServer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=options.working_directory,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def _arguments(self, runtime: Runtime, models: Sequence[str]) -> list[str]:

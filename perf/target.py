@@ -17,6 +17,7 @@ from client import Client, ServerError
 from launcher import processes
 from launcher.engines import VISION_MODELS, engine_directory, loadable_models
 from launcher.errors import ServerError as StartError
+from launcher.runtime import PROJECT
 from launcher.server import REPOSITORY, Options, TritonServer
 from perf import checkout, scrape
 from perf.errors import PerfError
@@ -102,8 +103,11 @@ def _started(profile: Profile, tree: Path | None, commit: str) -> Iterator[Targe
     models = [m for m in loadable_models(repository, environment) if (m in VISION_MODELS) == images]
     if profile.model not in models:
         raise NotServedError(f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped")
-    code = {"PYTHONPATH": str(tree)} if tree else {}  # goes before the project that is installed
-    server = TritonServer(Options(repository=repository, models=models, env=settings | code, start_seconds=_START_S))
+    code = {"PYTHONPATH": str(tree or PROJECT)}  # goes before the project that is installed
+    options = Options(
+        repository=repository, models=models, env=settings | code, working_directory=tree, start_seconds=_START_S
+    )
+    server = TritonServer(options)
     try:
         server.start()
     except StartError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from perf import agreement, analyzer, compare, export, pauses, profile, report, turns
+from launcher.runtime import PROJECT
+from perf import agreement, analyzer, checkout, compare, export, pauses, profile, report, turns
 from perf.runner import Run
-from perf.target import Target
+from perf.target import Target, target
 
 PROFILE = profile.load("smoke").model_copy(update={"rounds": 1, "requests": [2, 4]})
 
@@ -43,6 +46,24 @@ def test_smoke(server, tmp_path):
         assert point["all"]["tokens"] == 24 * count
 
 
+def test_a_commit_is_served_from_its_own_files(tmp_path, monkeypatch):
+    """Not from the working directory, which is the project's, nor from the project that is installed."""
+    tree, marks = tmp_path / "tree", tmp_path / "marks"
+    for name in ("tandem", "model_repository"):
+        shutil.copytree(PROJECT / name, tree / name, symlinks=True)
+    with (tree / "tandem" / "__init__.py").open("a") as file:
+        file.write(f"\nopen({str(marks)!r}, 'a').write('loaded\\n')\n")
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(checkout, "tree", lambda commit: contextlib.nullcontext(tree))
+    monkeypatch.setattr(checkout, "known", lambda commit: commit)
+    with target(PROFILE, commit="abc") as served:
+        assert served.commit == "abc"
+    assert marks.read_text().count("loaded") >= 2, "by the stubs of target and generate"
+    marks.unlink()
+    with target(PROFILE):
+        assert not marks.exists()
+
+
 def test_two_servers_in_turns(server, start_server, tmp_path):
     """Each answers all of its requests, is stopped while the other runs, and neither is afterwards."""
     program, _ = analyzer.find()
@@ -64,7 +85,7 @@ def test_two_servers_in_turns(server, start_server, tmp_path):
             raw = export.read(file).requests
             longest = max(gap for r in raw for gap in np.diff([r.sent, *r.arrivals]))
             assert longest > turns.SECONDS * 1e9 / 2, "but they were there"
-    for target in (new, old):
-        states = {pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in target.pids()}
+    for one in (new, old):
+        states = {pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in one.pids()}
         assert states
         assert "T" not in states.values()
