@@ -259,7 +259,8 @@ def _of_pairs(old: Rounds, new: Rounds, figure: Figure) -> Estimate:
     resampled = logs[np.random.default_rng(0).integers(len(logs), size=(_RESAMPLES, len(logs)))]
     middles = np.median((resampled[:, first] + resampled[:, second]) / 2, axis=1)
     middle = np.median((logs[first] + logs[second]) / 2)
-    return *_ratios(middle, middles), float(wilcoxon(logs, method="exact").pvalue) if np.any(logs) else 1.0
+    p = float(wilcoxon(logs, method="exact").pvalue) if np.any(logs) else 1.0
+    return *_ratios(middle, middles), p
 
 
 def _ratios(middle: Any, resampled: Values) -> tuple[float, float, float]:

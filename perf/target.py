@@ -95,7 +95,8 @@ def target(
 
 @contextlib.contextmanager
 def _started(profile: Profile, tree: Path | None, commit: str) -> Iterator[Target]:
-    repository = tree / REPOSITORY.name if tree else REPOSITORY
+    root = tree or PROJECT
+    repository = root / REPOSITORY.name
     settings = profile.environment()
     environment = {name: value for name, value in os.environ.items() if name.startswith("TANDEM_")} | settings
     # Those of the repository that the profile's kind needs: classifiers come and go with their engines.
@@ -103,9 +104,9 @@ def _started(profile: Profile, tree: Path | None, commit: str) -> Iterator[Targe
     models = [m for m in loadable_models(repository, environment) if (m in VISION_MODELS) == images]
     if profile.model not in models:
         raise NotServedError(f"this model repository has no model {profile.model!r}: profile {profile.name} is skipped")
-    code = {"PYTHONPATH": str(tree or PROJECT)}  # goes before the project that is installed
+    code = {"PYTHONPATH": str(root)}  # goes before the project that is installed
     options = Options(
-        repository=repository, models=models, env=settings | code, working_directory=tree, start_seconds=_START_S
+        repository=repository, models=models, env=settings | code, working_directory=root, start_seconds=_START_S
     )
     server = TritonServer(options)
     try:

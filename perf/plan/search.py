@@ -15,7 +15,7 @@ from perf.plan.spec import Configuration, Plan, parts
 
 FRACTIONS = np.linspace(0.02, 0.98, 49)  # of what a server can do at most
 STEP = 0.03  # a setting is changed for a gain of more than that: less is noise
-HOPELESS = 2 / 3
+HOPELESS = 2 / 3  # of what the best carries: what cannot do that much is not tried again
 SECONDS = 3600
 
 
